@@ -1,0 +1,118 @@
+"""
+Data types: bits per element and each format's spelling, one table.
+
+Names are torch's (``torch.float32`` without ``torch.``). Sources: torch 2.13
+``torch/storage.py`` for the storage classes and safetensors 0.8 ``tensor.rs``
+for its names. Adding a data type is adding a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["BY_NAME", "BY_SAFETENSORS", "BY_TORCH_STORAGE", "DTYPES", "DType", "dtype_named"]
+
+Category = Literal["float", "integer", "complex", "bool", "quantized", "bits"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DType:
+    """
+    How one element is stored. There is one object a data type, so ``is`` compares.
+    """
+
+    name: str
+    """Torch's spelling where torch has the type, e.g. ``bfloat16``."""
+    bits: int
+    """Bits that one element of a shape takes in the file."""
+    category: Category
+    packed: int = 1
+    """Values that one element of a shape stands for: 2 for ``float4_e2m1fn_x2``."""
+    torch_storage: str | None = None
+    """Name of torch's typed storage class, as old pickles name it."""
+    safetensors: str | None = None
+    """Spelling in a safetensors header."""
+
+    def nbytes(self, numel: int) -> int:
+        """Bytes that *numel* elements take, rounded up to whole bytes."""
+        return (numel * self.bits + 7) // 8
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes an element, at least 1 (sub-byte elements share a byte)."""
+        return max(1, self.bits // 8)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return dtype_named, (self.name,)
+
+
+DTYPES: tuple[DType, ...] = (
+    DType("float64", 64, "float", 1, "DoubleStorage", "F64"),
+    DType("float32", 32, "float", 1, "FloatStorage", "F32"),
+    DType("float16", 16, "float", 1, "HalfStorage", "F16"),
+    DType("bfloat16", 16, "float", 1, "BFloat16Storage", "BF16"),
+    DType("int64", 64, "integer", 1, "LongStorage", "I64"),
+    DType("int32", 32, "integer", 1, "IntStorage", "I32"),
+    DType("int16", 16, "integer", 1, "ShortStorage", "I16"),
+    DType("int8", 8, "integer", 1, "CharStorage", "I8"),
+    DType("uint8", 8, "integer", 1, "ByteStorage", "U8"),
+    DType("bool", 8, "bool", 1, "BoolStorage", "BOOL"),
+    DType("uint16", 16, "integer", 1, None, "U16"),
+    DType("uint32", 32, "integer", 1, None, "U32"),
+    DType("uint64", 64, "integer", 1, None, "U64"),
+    DType("complex128", 128, "complex", 1, "ComplexDoubleStorage"),
+    DType("complex64", 64, "complex", 1, "ComplexFloatStorage", "C64"),
+    DType("complex32", 32, "complex", 1, "ComplexHalfStorage"),
+    DType("float8_e4m3fn", 8, "float", 1, None, "F8_E4M3"),
+    DType("float8_e5m2", 8, "float", 1, None, "F8_E5M2"),
+    DType("float8_e4m3fnuz", 8, "float", 1, None, "F8_E4M3FNUZ"),
+    DType("float8_e5m2fnuz", 8, "float", 1, None, "F8_E5M2FNUZ"),
+    DType("float8_e8m0fnu", 8, "float", 1, None, "F8_E8M0"),
+    # torch stores two 4-bit floats in a byte and its shapes count bytes ...
+    DType("float4_e2m1fn_x2", 8, "float", 2),
+    # ... safetensors counts the 4-bit values themselves.
+    DType("float4_e2m1fn", 4, "float", 1, None, "F4"),
+    DType("float6_e2m3fn", 6, "float", 1, None, "F6_E2M3"),
+    DType("float6_e3m2fn", 6, "float", 1, None, "F6_E3M2"),
+    DType("qint8", 8, "quantized", 1, "QInt8Storage"),
+    DType("quint8", 8, "quantized", 1, "QUInt8Storage"),
+    DType("qint32", 32, "quantized", 1, "QInt32Storage"),
+    # Of these torch's shapes count the small values, several to a byte.
+    DType("quint4x2", 4, "quantized", 1, "QUInt4x2Storage"),
+    DType("quint2x4", 2, "quantized", 1, "QUInt2x4Storage"),
+    DType("bits8", 8, "bits"),
+    DType("bits16", 16, "bits"),
+    DType("bits1x8", 8, "bits"),
+    DType("bits2x4", 8, "bits"),
+    DType("bits4x2", 8, "bits"),
+)
+
+BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in DTYPES}
+# torch has second names for some of its types; pickles may hold either.
+BY_NAME.update(
+    double=BY_NAME["float64"],
+    float=BY_NAME["float32"],
+    half=BY_NAME["float16"],
+    long=BY_NAME["int64"],
+    int=BY_NAME["int32"],
+    short=BY_NAME["int16"],
+    cdouble=BY_NAME["complex128"],
+    cfloat=BY_NAME["complex64"],
+    chalf=BY_NAME["complex32"],
+)
+BY_TORCH_STORAGE: dict[str, DType] = {d.torch_storage: d for d in DTYPES if d.torch_storage}
+BY_SAFETENSORS: dict[str, DType] = {d.safetensors: d for d in DTYPES if d.safetensors}
+
+
+def dtype_named(name: str) -> DType:
+    """
+    The data type of that name; ``torch.float32`` and ``float32`` are the same.
+
+    Raises:
+        KeyError: No data type has that name.
+    """
+    return BY_NAME[name.removeprefix("torch.")]

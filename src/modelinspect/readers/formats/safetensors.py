@@ -1,0 +1,232 @@
+"""
+safetensors: a JSON header, then the bytes of every tensor without a gap.
+
+Rules as in safetensors 0.8 (``src/tensor.rs``) and its README: 8 bytes of
+little-endian header length, at most 100,000,000; a JSON object of name to
+``dtype``, ``shape`` and ``data_offsets`` (from the end of the header); the
+ranges, sorted, cover the rest of the file exactly.
+
+The header is checked in whole columns, which is fast and says only yes or no;
+on a no :func:`_complain` looks for the entry and the sentence to show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import chain, repeat
+from math import prod
+from typing import Any, NoReturn
+
+from modelinspect.dtypes import BY_SAFETENSORS
+from modelinspect.errors import DamagedFileError, LimitError, visible
+from modelinspect.readers.parts.kinds import infer_kind
+from modelinspect.readers.parts.natural_order import naturally_sorted
+from modelinspect.readers.source import ByteSource
+from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Storage, TensorInfo
+
+__all__ = ["MAX_HEADER_BYTES", "read"]
+
+MAX_HEADER_BYTES = 100_000_000
+_U64 = 1 << 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Header = dict[str, Any]
+
+
+def read(source: ByteSource, target: str) -> Checkpoint:
+    """
+    Read the header of a safetensors file; no tensor's bytes are touched.
+
+    Names come in natural order: the writer sorted them by data type and name,
+    so their order in the file says nothing of the model.
+
+    Raises:
+        DamagedFileError: The file breaks a rule of the format.
+        LimitError: The header claims to be longer than the format allows.
+    """
+    length = int.from_bytes(source.read(0, 8, "header length"), "little")
+    if length > MAX_HEADER_BYTES:
+        raise LimitError(
+            f"{visible(target)}: its header claims {length:,} bytes",
+            details=(f"limit: {MAX_HEADER_BYTES:,} bytes (a rule of the format)",),
+        )
+    text = _decode(source.read(8, length, "header"), target)
+    header, notes = _parse(text, target)
+    metadata = header.pop("__metadata__", None) or {}
+    _check_metadata(metadata, target)
+    table = _table(header, source, 8 + length, target)
+    return Checkpoint(
+        source=target,
+        format="safetensors",
+        files=(FileInfo(source.path, source.size, source.bytes_read),),
+        tables={"": table},
+        roles={"": "model"},
+        model_section="",
+        metadata=metadata,
+        notes=notes,
+    )
+
+
+def _decode(raw: bytes, target: str) -> str:
+    try:
+        text = str(raw, "utf-8")
+    except UnicodeDecodeError as error:
+        _damaged(target, f"the header is not UTF-8 (byte {8 + error.start:,})")
+    if not text.startswith("{"):
+        _damaged(target, "the header does not begin with '{'")
+    return text
+
+
+def _parse(text: str, target: str) -> tuple[Header, tuple[str, ...]]:
+    try:
+        header: Header = json.loads(text, parse_constant=_no_constant)
+        # Every entry spells "dtype" once. More of them, or an escaped spelling, may
+        # hide a repeated name; then the slow parser looks.
+        suspicious = "\\" in text or text.count('"dtype"') != len(header) - ("__metadata__" in header)
+        notes = _repeated_names(text, target) if suspicious else ()
+    except RecursionError:
+        _damaged(target, "the header is nested too deeply")
+    except ValueError as error:
+        _damaged(target, f"the header is not JSON: {error}")
+    return header, notes
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _repeated_names(text: str, target: str) -> tuple[str, ...]:
+    pairs_of_objects: list[list[tuple[str, Any]]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        pairs_of_objects.append(pairs)
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=keep)
+    *inner, outer = pairs_of_objects
+    for pairs in inner:
+        known = [key for key, _ in pairs if key in ("dtype", "shape", "data_offsets")]
+        if len(known) != len(set(known)):
+            _damaged(target, f"an entry of the header repeats {known[-1]!r}")
+    seen: set[str] = set()
+    repeated = [name for name, _ in outer if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    if "__metadata__" in repeated:
+        _damaged(target, "the header holds __metadata__ twice")
+    if any(_SURROGATE.search(name) for name in seen):
+        _damaged(target, "a name in the header holds half a surrogate pair")
+    return tuple(
+        f"the header names {visible(name)!r} more than once: loaders silently keep the last"
+        for name in dict.fromkeys(repeated)
+    )
+
+
+def _check_metadata(metadata: object, target: str) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _damaged(target, "__metadata__ is not a map of texts to texts")
+
+
+def _table(header: Header, source: ByteSource, data_start: int, target: str) -> ParameterTable:
+    names = naturally_sorted(list(header))
+    entries = [header[name] for name in names]
+    try:
+        dtypes = [BY_SAFETENSORS[entry["dtype"]] for entry in entries]
+        shapes = [tuple(entry["shape"]) for entry in entries]
+        ranges = [entry["data_offsets"] for entry in entries]
+        begins, ends = [begin for begin, _ in ranges], [end for _, end in ranges]
+        sound = _sound(dtypes, shapes, begins, ends, source.size - data_start)
+    except (KeyError, TypeError, ValueError, IndexError):
+        sound = False
+    if not sound:
+        _complain(header, source.size - data_start, target)
+    storages = map(
+        Storage._make,
+        zip(
+            repeat(source.path),
+            names,
+            [data_start + begin for begin in begins],
+            [end - begin for begin, end in zip(begins, ends)],
+            repeat("cpu"),
+        ),
+    )
+    kinds = map(infer_kind, names, dtypes, shapes)
+    rows = map(
+        TensorInfo._make,
+        zip(
+            names, dtypes, shapes, storages,
+            repeat(None), repeat(0), kinds, repeat(False), repeat(None),
+            repeat("strided"), repeat(None), repeat(""), repeat(()), repeat(""),
+        ),
+    )  # fmt: skip
+    return ParameterTable(source=target, tensors=list(rows), origin="file")
+
+
+def _sound(dtypes: list[Any], shapes: list[Any], begins: list[int], ends: list[int], size: int) -> bool:
+    """Does every entry keep the rules? Whole columns at a time."""
+    numbers = [*chain.from_iterable(shapes), *begins, *ends]
+    if not set(map(type, numbers)) <= {int} or min(numbers, default=0) < 0 or max(numbers, default=0) >= _U64:
+        return False
+    for dtype, shape, begin, end in zip(dtypes, shapes, begins, ends):
+        if prod(shape) * dtype.bits != (end - begin) * 8:
+            return False
+    ordered = sorted(zip(begins, ends))
+    return [begin for begin, _ in ordered] + [size] == [0] + [end for _, end in ordered]
+
+
+def _complain(header: Header, size: int, target: str) -> NoReturn:
+    """Find the first rule that is broken and say so."""
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        reason = _entry_fault(entry)
+        if reason is not None:
+            _damaged(target, f"tensor {visible(name)!r}: {reason}")
+        begin, end = entry["data_offsets"]
+        spans.append((begin, end, name))
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            fault = "overlaps the one before it" if begin < position else "leaves a gap before it"
+            _damaged(target, f"tensor {visible(name)!r} {fault} (byte {begin:,}, expected {position:,})")
+        position = end
+    what = "is truncated" if position > size else "holds bytes that no tensor claims"
+    raise DamagedFileError(
+        f"{visible(target)} {what}",
+        details=(f"its tensors take {position:,} bytes after the header, the file has {size:,}",),
+        hint="compare its size with the original; a download may have stopped early"
+        if position > size
+        else None,
+    )
+
+
+def _entry_fault(entry: object) -> str | None:
+    if not isinstance(entry, dict):
+        return "its entry is not an object"
+    missing = [key for key in ("dtype", "shape", "data_offsets") if key not in entry]
+    if missing:
+        return f"its entry has no {missing[0]!r}"
+    dtype = BY_SAFETENSORS.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        return f"unknown data type {str(entry['dtype'])[:40]!r}"
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _are_sizes(shape):
+        return "its shape is not a list of sizes"
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        return "its data_offsets are not two positions"
+    if offsets[0] > offsets[1]:
+        return f"its data_offsets run backwards ({offsets[0]:,} to {offsets[1]:,})"
+    bits, found = prod(shape) * dtype.bits, offsets[1] - offsets[0]
+    if bits % 8:
+        return f"{dtype.name} of shape {shape} does not fill whole bytes"
+    if bits != found * 8:
+        return f"{dtype.name} of shape {shape} takes {bits // 8:,} bytes, its data_offsets hold {found:,}"
+    return None
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < _U64 for item in value)
+
+
+def _damaged(target: str, reason: str) -> NoReturn:
+    raise DamagedFileError(f"{visible(target)} is not valid safetensors", details=(reason,))
+
+

@@ -1,0 +1,213 @@
+"""
+The formats: how each is recognised and which module reads it.
+
+A format is one row here and one module with ``read(source, target)``. The
+first bytes decide; the suffix only orders the guesses. A module that finds
+that the file is not its own raises :class:`NotThisFormat` with the reason, and
+the next candidate is asked; any other error is final, because the file is of
+that format and broken.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import NamedTuple
+
+from modelinspect.errors import (
+    CheckpointError,
+    UnrecognisedFileError,
+    UsageError,
+    visible,
+)
+from modelinspect.readers.source import ByteSource, open_local
+from modelinspect.tensors import Checkpoint
+
+__all__ = ["FOREIGN", "FORMATS", "Format", "NotThisFormat", "open_checkpoint", "open_file"]
+
+HEAD_BYTES = 64
+"""Bytes that every check below may look at."""
+
+
+class NotThisFormat(CheckpointError):
+    """A reader does not take the file for its own; the message says why."""
+
+
+class Format(NamedTuple):
+    """One row of the registry."""
+
+    name: str
+    title: str
+    suffixes: tuple[str, ...]
+    module: str
+    """Has ``read(source: ByteSource, target: str) -> Checkpoint``."""
+    objection: Callable[[bytes, int], str | None]
+    """Given the first bytes and the size: why it can't be this format, or None."""
+
+
+def _not_safetensors(head: bytes, size: int) -> str | None:
+    if size < 10:
+        return "shorter than the smallest header"
+    length = int.from_bytes(head[:8], "little")
+    if length > 100_000_000:
+        return "header would be longer than the 100,000,000 bytes allowed"
+    if head[8:9] != b"{":
+        return "no '{' after the first 8 bytes"
+    return None
+
+
+def _not_zip(head: bytes, size: int) -> str | None:
+    return None if head[:4] in (b"PK\x03\x04", b"PK\x05\x06") else "does not begin with PK 03 04"
+
+
+# The first pickle of a legacy file is the integer 0x1950a86a20f9469cfc6c, as LONG1
+# after a protocol mark (torch/serialization.py, MAGIC_NUMBER).
+_LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+
+
+def _not_legacy(head: bytes, size: int) -> str | None:
+    return None if _LEGACY_MAGIC in head[:16] else "does not begin with the magic number of torch before 1.6"
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "safetensors",
+        "safetensors",
+        (".safetensors",),
+        "modelinspect.readers.formats.safetensors",
+        _not_safetensors,
+    ),
+    Format(
+        "torch-zip",
+        "torch.save zip archive (torch 1.6 and later)",
+        (".pt", ".pth", ".bin", ".ckpt"),
+        "modelinspect.readers.formats.torch_zip",
+        _not_zip,
+    ),
+    Format(
+        "torch-legacy",
+        "torch.save before 1.6",
+        (".pt", ".pth", ".bin", ".ckpt", ".t7"),
+        "modelinspect.readers.formats.torch_legacy",
+        _not_legacy,
+    ),
+)
+
+# What is known and not read: first bytes, name, what to do.
+FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (b"GGUF", "GGUF", "convert it, or read it with the gguf package"),
+    (b"\x93NUMPY", "a NumPy array", "numpy.load reads it"),
+    (b"\x89HDF\r\n\x1a\n", "HDF5 (Keras weights?)", "h5py reads it"),
+    (b"\x1f\x8b", "gzip", "unpack it with gunzip first"),
+    (b"BZh", "bzip2", "unpack it with bunzip2 first"),
+    (b"\xfd7zXZ\x00", "xz", "unpack it with unxz first"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard", "unpack it with zstd -d first"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip", "unpack it with 7z x first"),
+    (b"Rar!\x1a\x07", "RAR", "unpack it first"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
+    (b"<!DOCTYPE", "an HTML page", "the download fetched a web page instead of the file"),
+    (b"<html", "an HTML page", "the download fetched a web page instead of the file"),
+)
+
+
+def open_checkpoint(path: str, target: str | None = None, read_as: str | None = None) -> Checkpoint:
+    """
+    Read the headers of a checkpoint: a file, a sharded index or a directory.
+
+    Args:
+        path: What to open.
+        target: How the user spelt it; shown in reports and errors.
+        read_as: A format's name; skips recognition.
+
+    Raises:
+        TargetError: There is nothing to read.
+        CheckpointError: It cannot be read; the class and message say why.
+    """
+    target = path if target is None else target
+    with _no_collector():
+        if os.path.isdir(path):
+            return _directory_module().read_directory(path, target)  # type: ignore[no-any-return]
+        if path.endswith(".index.json"):
+            return _directory_module().read_index(path, target)  # type: ignore[no-any-return]
+        return open_file(path, target, read_as)
+
+
+def open_file(path: str, target: str, read_as: str | None = None) -> Checkpoint:
+    """One file, whatever its format. Arguments and errors as :func:`open_checkpoint`."""
+    with open_local(path) as source:
+        if source.size == 0:
+            raise UnrecognisedFileError(f"{visible(target)} is empty", details=("it has 0 bytes",))
+        if read_as is not None:
+            return _reader(_named(read_as).module)(source, target)
+        return _first_reader(source, target)
+
+
+def _first_reader(source: ByteSource, target: str) -> Checkpoint:
+    head = source.read_upto(0, HEAD_BYTES)
+    tried: list[str] = []
+    for candidate in _by_suffix(source.path):
+        objection = candidate.objection(head, source.size)
+        if objection is None:
+            try:
+                return _reader(candidate.module)(source, target)
+            except NotThisFormat as error:
+                objection = error.message
+        tried.append(f"{candidate.name} ({objection})")
+    raise _unrecognised(target, head, tried)
+
+
+def _unrecognised(target: str, head: bytes, tried: list[str]) -> UnrecognisedFileError:
+    known = next(((name, advice) for start, name, advice in FOREIGN if head.startswith(start)), None)
+    first = f"first bytes: {head[:8].hex(' ')}"
+    if known is not None:
+        return UnrecognisedFileError(
+            f"{visible(target)} is {known[0]}, which this version does not read",
+            details=(first,),
+            hint=known[1],
+        )
+    return UnrecognisedFileError(
+        f"{visible(target)} is not a checkpoint this version can read",
+        details=(first, "tried: " + ", ".join(tried)),
+        hint="--read-as NAME reads it as NAME anyway",
+    )
+
+
+def _by_suffix(path: str) -> list[Format]:
+    lowered = path.lower()
+    return sorted(FORMATS, key=lambda row: not lowered.endswith(row.suffixes))
+
+
+def _named(name: str) -> Format:
+    for row in FORMATS:
+        if row.name == name:
+            return row
+    known = ", ".join(row.name for row in FORMATS)
+    raise UsageError(f"there is no format {name!r}", details=(f"formats: {known}",))
+
+
+def _reader(module: str) -> Callable[[ByteSource, str], Checkpoint]:
+    return import_module(module).read  # type: ignore[no-any-return]
+
+
+def _directory_module():  # type: ignore[no-untyped-def]
+    return import_module("modelinspect.readers.directories.sharded")
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """
+    Switch the cycle collector off while rows are made.
+
+    A header of 100,000 tensors makes some million objects and no garbage; the
+    collector would walk them all again and again.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,78 @@
+"""
+A report laid out as a sheet: columns, rows of raw values, and what stands around them.
+
+Views make sheets, sinks write them. Values stay raw (integers, floats, tuples,
+None) until a sink turns them into text, so that no sink has to parse what
+another one formatted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["SCHEMA_VERSION", "Column", "ColumnKind", "Line", "Sheet"]
+
+SCHEMA_VERSION = 1
+"""Of every JSON document; raised when a field changes its meaning or goes."""
+
+ColumnKind = Literal["name", "text", "count", "bytes", "shape", "dtype", "ratio", "flag"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    One column: its key in JSON and CSV, its heading, and how its values are shown.
+
+    Raw values by kind: ``name``, ``text`` and ``dtype`` str; ``count`` and
+    ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1; ``flag``
+    bool. None is "not known" in every kind.
+    """
+
+    key: str
+    title: str
+    kind: ColumnKind = "text"
+
+
+@dataclass(frozen=True)
+class Line:
+    """
+    One line of a footer: a label, a raw value and how to show it, e.g. ``("unique", 40, "count")``.
+    """
+
+    label: str
+    value: Any
+    kind: ColumnKind = "count"
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """
+    What a sink writes.
+    """
+
+    report: str
+    """Name of the report, e.g. ``params``; in JSON ``"report"``."""
+    columns: tuple[Column, ...]
+    rows: Sequence[Sequence[Any]]
+    title: str = ""
+    """Above a table on a terminal; from a file or a user, so sinks escape it."""
+    indents: Sequence[int] | None = None
+    """Depth of each row in a tree; the first column is indented by it."""
+    footer: tuple[Line, ...] = ()
+    """Below a table on a terminal or in Markdown; not in plain, CSV or JSON."""
+    notes: tuple[str, ...] = ()
+    """In JSON under ``"notes"``; the command line sends them to stderr otherwise."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the JSON document, raw. ``rows`` is added by the sink."""
+    rows_key: str = "rows"
+    """Name of the list of rows in JSON, e.g. ``tensors``."""
+    records: Sequence[Mapping[str, Any]] | None = None
+    """What JSON and JSON Lines hold for each row where that is more than the
+    columns say; None: the columns' keys and values."""
+    foldable: bool = False
+    """True: repeated blocks may be folded on a terminal (first column holds names)."""
+    fold_sums: tuple[str, ...] = ()
+    """Keys of the columns that are added up when rows are folded; all others must be equal."""
