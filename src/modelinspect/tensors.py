@@ -8,6 +8,7 @@ long to make as a tuple that is built from columns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -136,9 +137,16 @@ class TensorInfo(NamedTuple):
         storage = self.storage
         if storage is None or storage.offset is None:
             return None
+        first, length = self.span
+        return Extent(storage.file, storage.offset + first, length)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First byte in the storage, and bytes from there to the last element's end."""
         first = self.storage_offset * self.dtype.bits // 8
-        reach = _reach(self.shape, self.stride)
-        return Extent(storage.file, storage.offset + first, self.dtype.nbytes(reach))
+        if self.explicit_stride is None:
+            return first, self.dtype.nbytes(self.numel)
+        return first, self.dtype.nbytes(_reach(self.shape, self.explicit_stride))
 
     @property
     def tie_key(self) -> TieKey | None:
@@ -229,11 +237,15 @@ class ParameterTable:
         """
         Name of a tied tensor to the first name of the same tensor. First names are absent.
         """
+        # Most storages have one tensor; only the others need the full comparison.
+        users = Counter(tensor.storage for tensor in self.tensors)
         first: dict[TieKey, str] = {}
         tied: dict[str, str] = {}
         for tensor in self.tensors:
+            if users[tensor.storage] == 1 or tensor.numel == 0:
+                continue
             key = tensor.tie_key
-            if key is None or tensor.numel == 0:
+            if key is None:
                 continue
             name = first.setdefault(key, tensor.name)
             if name is not tensor.name:
@@ -340,7 +352,7 @@ class Checkpoint:
         modules: dict[str, str] = {}
         for name, table in self.tables.items():
             prefix = f"{name}." if name else ""
-            tensors.extend(tensor._replace(name=prefix + tensor.name) for tensor in table)
+            tensors.extend(t._replace(name=prefix + t.name, section=name) for t in table)
             modules.update({(prefix + path).rstrip("."): cls for path, cls in table.modules.items()})
         unregistered = [t for table in self.tables.values() for t in table.unregistered]
         return replace(

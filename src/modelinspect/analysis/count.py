@@ -1,15 +1,26 @@
 """
 Count what a table holds, so that the figures reconcile with the bytes.
+
+Every tensor counts under one of its names, the first; every storage counts for
+the first tensor that looks into it. So the groups of any ``--by`` add up to the
+totals, and the bytes of the data types to the bytes of the section.
 """
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ["CountReport", "DTypeTotal", "Grouping", "GroupTotal", "TieGroup"]
+from modelinspect.errors import UnknownAnswerError, UsageError, visible
+from modelinspect.tensors import ParameterTable, Storage, TensorInfo
+
+__all__ = ["CountReport", "DTypeTotal", "GroupTotal", "Grouping", "Quantity", "TieGroup", "count_table"]
 
 Grouping = Literal["dtype", "kind", "module", "prefix", "section", "shard"]
+Quantity = Literal["unique", "named", "stored", "trainable", "frozen", "buffers", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,10 @@ class CountReport:
     """None: unknown, as in a bare state_dict."""
     frozen: int | None
     buffers: int
-    persistent_buffers: int | None
-    """Part of the state_dict; None where it is unknown."""
+    persistent_buffers: int
+    """Elements of the buffers that are part of the state_dict."""
     non_persistent_buffers: int | None
+    """None where a file can't tell, because it holds a state_dict only."""
     nbytes: int
     """Bytes of all storages of the section, each once: parameters, buffers and others."""
     tensors: int
@@ -80,3 +92,256 @@ class CountReport:
     by: Grouping | None = None
     groups: tuple[GroupTotal, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def quantity(self, what: Quantity) -> int:
+        """
+        One figure by its name on the command line.
+
+        Raises:
+            UnknownAnswerError: The target does not say which parameters are trainable.
+            UsageError: There is no such figure.
+        """
+        if what not in get_args(Quantity):
+            raise UsageError(f"no figure is called {what!r}", details=(f"figures: {', '.join(get_args(Quantity))}",))
+        value: int | None = self.nbytes if what == "bytes" else getattr(self, what)
+        if value is None:
+            raise UnknownAnswerError(
+                f"{visible(self.target)} does not say which parameters are {what}",
+                details=("state_dict() detaches its tensors, so a bare state_dict never holds requires_grad",),
+                hint="ask the definition instead, e.g. modelinspect count net.py:Net --what " + what,
+            )
+        return value
+
+
+class _Tally:
+    """Running totals of some tensors; one for the whole and one a group."""
+
+    def __init__(self) -> None:
+        self.tensors = self.parameter_tensors = self.buffer_tensors = 0
+        self.unique = self.named = self.stored = self.nbytes = 0
+        self.trainable = self.frozen = self.unknown = 0
+        self.persistent = self.non_persistent = 0
+
+    def add(self, tensor: TensorInfo, is_repeat: bool) -> None:
+        """Add one name; a repeat is a further name of a tensor that was added."""
+        self.tensors += 1
+        numel = tensor.logical_numel
+        if tensor.kind == "parameter":
+            self.named += numel
+        if is_repeat:
+            return
+        if tensor.kind == "parameter":
+            self._add_parameter(numel, tensor.requires_grad)
+        elif tensor.kind == "buffer":
+            self.buffer_tensors += 1
+            if tensor.persistent is False:
+                self.non_persistent += numel
+            else:
+                self.persistent += numel
+
+    def _add_parameter(self, numel: int, requires_grad: bool | None) -> None:
+        self.parameter_tensors += 1
+        self.unique += numel
+        if requires_grad is None:
+            self.unknown += 1
+        elif requires_grad:
+            self.trainable += numel
+        else:
+            self.frozen += numel
+
+    @property
+    def buffers(self) -> int:
+        return self.persistent + self.non_persistent
+
+    def group(self, label: str) -> GroupTotal:
+        trainable = None if self.unknown else self.trainable
+        return GroupTotal(
+            label, self.tensors, self.unique, self.named, trainable, self.buffers, self.nbytes
+        )
+
+
+def count_table(
+    table: ParameterTable,
+    *,
+    by: Grouping | None = None,
+    depth: int | None = None,
+    group_over: ParameterTable | None = None,
+) -> CountReport:
+    """
+    Count one table.
+
+    Args:
+        table: Any table, from a file, a definition or memory.
+        by: Also total by this property.
+        depth: Dotted parts kept by ``prefix`` (default 1) and ``module`` (default
+            all); 0 gives one row, the whole.
+        group_over: The table to group when it is not *table*: all sections, for
+            ``by="section"``.
+
+    Raises:
+        UsageError: *depth* is negative, or *by* makes no sense for this table.
+    """
+    total, dtypes = _Tally(), _DTypeTally()
+    tied_to = table.tied_to
+    storages: dict[Storage, None] = {}
+    for tensor in table:
+        is_repeat = tensor.name in tied_to
+        total.add(tensor, is_repeat)
+        if not is_repeat:
+            dtypes.add(tensor, storages, total)
+    return CountReport(
+        target=table.source,
+        section=table.section,
+        unique=total.unique,
+        named=total.named,
+        stored=total.stored,
+        trainable=None if total.unknown else total.trainable,
+        frozen=None if total.unknown else total.frozen,
+        buffers=total.buffers,
+        persistent_buffers=total.persistent,
+        non_persistent_buffers=total.non_persistent if _tells_non_persistent(table) else None,
+        nbytes=total.nbytes,
+        tensors=total.tensors,
+        parameter_tensors=total.parameter_tensors,
+        buffer_tensors=total.buffer_tensors,
+        dtypes=dtypes.totals(),
+        ties=_ties(table),
+        by=by,
+        groups=() if by is None else _groups(group_over or table, by, depth),
+        notes=(*table.notes, *_remarks(table, storages)),
+    )
+
+
+class _DTypeTally:
+    """Tensors, elements and bytes by data type; remembers which storages were counted."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[int]] = {}
+
+    def _row(self, name: str) -> list[int]:
+        return self._rows.setdefault(name, [0, 0, 0])
+
+    def add(self, tensor: TensorInfo, storages: dict[Storage, None], total: _Tally) -> None:
+        row = self._row(tensor.dtype.name)
+        row[0] += 1
+        row[1] += tensor.logical_numel
+        for storage, dtype in tensor.storages():
+            if storage in storages:
+                continue
+            storages[storage] = None
+            self._row(dtype.name)[2] += storage.nbytes
+            total.nbytes += storage.nbytes
+            if tensor.kind == "parameter":
+                total.stored += storage.nbytes * 8 // dtype.bits
+
+    def totals(self) -> tuple[DTypeTotal, ...]:
+        rows = sorted(self._rows.items(), key=lambda item: -item[1][2])
+        return tuple(DTypeTotal(name, *figures) for name, figures in rows)
+
+
+def _tells_non_persistent(table: ParameterTable) -> bool:
+    return table.origin != "file" or bool(table.modules)
+
+
+def _ties(table: ParameterTable) -> tuple[TieGroup, ...]:
+    groups: dict[str, list[str]] = {}
+    for name, first in table.tied_to.items():
+        groups.setdefault(first, [first]).append(name)
+    return tuple(
+        TieGroup(tuple(names), table[first].logical_numel)
+        for first, names in groups.items()
+        if table[first].kind == "parameter"
+    )
+
+
+def _groups(table: ParameterTable, by: Grouping, depth: int | None) -> tuple[GroupTotal, ...]:
+    label = _labeller(table, by, depth)
+    tied_to = table.tied_to
+    tallies: dict[str, _Tally] = {}
+    seen: set[Storage] = set()
+    for tensor in table:
+        tally = tallies.setdefault(label(tensor), _Tally())
+        tally.add(tensor, tensor.name in tied_to)
+        for storage, _ in tensor.storages():
+            if storage not in seen:
+                seen.add(storage)
+                tally.nbytes += storage.nbytes
+    return tuple(tally.group(name) for name, tally in tallies.items())
+
+
+def _labeller(table: ParameterTable, by: Grouping, depth: int | None) -> Callable[[TensorInfo], str]:
+    if depth is not None and depth < 0:
+        raise UsageError(f"--depth is {depth}, and can't be negative")
+    if depth is not None and by not in ("prefix", "module"):
+        raise UsageError(f"--depth means nothing for --by {by}", hint="it goes with --by prefix and --by module")
+    if by == "dtype":
+        return lambda tensor: tensor.dtype.name
+    if by == "kind":
+        return lambda tensor: tensor.kind
+    if by == "section":
+        return lambda tensor: tensor.section
+    if by == "prefix":
+        return lambda tensor: _first_parts(tensor.name, 1 if depth is None else depth)
+    if by == "module":
+        return lambda tensor: _first_parts(tensor.name.rpartition(".")[0], depth)
+    if by == "shard":
+        if table.origin != "file":
+            raise UsageError(f"{visible(table.source)} is not a file, so it has no shards")
+        return _file_of
+    raise UsageError(f"can't group by {by!r}", details=(f"choices: {', '.join(get_args(Grouping))}",))
+
+
+def _first_parts(name: str, depth: int | None) -> str:
+    return name if depth is None else ".".join(name.split(".")[:depth])
+
+
+def _file_of(tensor: TensorInfo) -> str:
+    for storage, _ in tensor.storages():
+        return os.path.basename(storage.file)
+    return ""
+
+
+def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, ...]:
+    """What a reader of the figures should know."""
+    remarks = []
+    inferred = [t for t in table if t.kind == "buffer" and not t.declared]
+    if inferred:
+        remarks.append(_inferred_buffers(inferred))
+    slack = _slack(table, storages)
+    if slack:
+        remarks.append(slack)
+    if table.unregistered:
+        names = ", ".join(visible(t.name) for t in table.unregistered[:5])
+        more = f" and {len(table.unregistered) - 5} more" if len(table.unregistered) > 5 else ""
+        remarks.append(f"not counted, plain attributes that were never registered: {names}{more}")
+    return tuple(remarks)
+
+
+def _inferred_buffers(inferred: list[TensorInfo]) -> str:
+    leaves = Counter(tensor.name.rpartition(".")[2] for tensor in inferred)
+    listed = ", ".join(f"{visible(leaf)} ×{n}" if n > 1 else visible(leaf) for leaf, n in leaves.most_common(6))
+    more = ", …" if len(leaves) > 6 else ""
+    plural = "s" if len(inferred) > 1 else ""
+    return f"{len(inferred)} tensor{plural} taken for buffers by their names or data types, and not counted: {listed}{more}"
+
+
+def _slack(table: ParameterTable, storages: Iterable[Storage]) -> str | None:
+    """Views of larger storages: the bytes that no tensor of the table uses."""
+    held = sum(storage.nbytes for storage in storages)
+    used = 0
+    reached: dict[Storage, list[tuple[int, int]]] = {}
+    for tensor in table:
+        pending = [tensor, *tensor.parts]
+        for part in pending:
+            if part.storage is not None:
+                first, length = part.span
+                reached.setdefault(part.storage, []).append((first, first + length))
+    for spans in reached.values():
+        end = 0
+        for first, last in sorted(spans):
+            used += max(0, last - max(first, end))
+            end = max(end, last)
+    unused = held - used
+    if unused <= 0:
+        return None
+    return f"{unused:,} of {held:,} bytes belong to storages larger than the tensors that look into them"

@@ -4,13 +4,13 @@ The parameter table: which rows, in which order, as a list or as a tree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelinspect.analysis.statistics import ValueSummary
-from modelinspect.tensors import ParameterTable, TensorInfo
+from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
-__all__ = ["ParamsReport", "Totals", "TreeNode"]
+__all__ = ["ParamsReport", "Totals", "TreeNode", "build_tree", "total"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,112 @@ class ParamsReport:
     values: Mapping[str, ValueSummary] | None = None
     """Summaries by name, where values were asked for."""
     notes: tuple[str, ...] = ()
+
+
+class _Sum:
+    """Totals while they are being added up."""
+
+    __slots__ = ("buffers", "nbytes", "tensors", "unique")
+
+    def __init__(self) -> None:
+        self.tensors = self.unique = self.buffers = self.nbytes = 0
+
+    def add(self, tensor: TensorInfo, numel: int, nbytes: int) -> None:
+        self.tensors += 1
+        self.nbytes += nbytes
+        if tensor.kind == "parameter":
+            self.unique += numel
+        elif tensor.kind == "buffer":
+            self.buffers += numel
+
+    def totals(self) -> Totals:
+        return Totals(self.tensors, self.unique, self.buffers, self.nbytes)
+
+
+def _figures(tensors: Iterable[TensorInfo], tied_to: Mapping[str, str]) -> list[tuple[TensorInfo, int, int]]:
+    """
+    Each tensor with the elements and bytes that are its own: of tied tensors only the
+    first shown has any, a storage belongs to the first that looks into it.
+    """
+    rows = []
+    storages: set[Storage] = set()
+    counted: set[str] = set()
+    for tensor in tensors:
+        nbytes = 0
+        for storage, _ in tensor.storages():
+            if storage not in storages:
+                storages.add(storage)
+                nbytes += storage.nbytes
+        first_name = tied_to.get(tensor.name, tensor.name)
+        numel = 0 if first_name in counted else tensor.logical_numel
+        counted.add(first_name)
+        rows.append((tensor, numel, nbytes))
+    return rows
+
+
+def total(tensors: Iterable[TensorInfo], tied_to: Mapping[str, str]) -> Totals:
+    """
+    Add up rows; tied tensors and shared storages count once.
+
+    Args:
+        tensors: The rows.
+        tied_to: Further name of a tied tensor to its first name.
+    """
+    result = _Sum()
+    for row in _figures(tensors, tied_to):
+        result.add(*row)
+    return result.totals()
+
+
+def build_tree(
+    tensors: Sequence[TensorInfo], table: ParameterTable, depth: int | None = None
+) -> tuple[TreeNode, ...]:
+    """
+    The rows as a tree of modules, each with the totals of its subtree.
+
+    Args:
+        tensors: The rows, in their order; modules stand where their first tensor does.
+        table: Knows class names and ties.
+        depth: Levels below the root to show; None shows all. What lies deeper is in
+            the totals of the level above.
+
+    Returns:
+        Lines from the root downwards, each directly below its parent.
+    """
+    sums: dict[str, _Sum] = {"": _Sum()}
+    # Below each module, in order: sub-modules by path, tensors with themselves.
+    children: dict[str, list[_Child]] = {"": []}
+    for tensor, numel, nbytes in _figures(tensors, table.tied_to):
+        path = ""
+        sums[path].add(tensor, numel, nbytes)
+        for part in tensor.name.split(".")[:-1]:
+            below = f"{path}.{part}" if path else part
+            if below not in sums:
+                sums[below], children[below] = _Sum(), []
+                children[path].append((below, None, None))
+            path = below
+            sums[path].add(tensor, numel, nbytes)
+        own = _Sum()
+        own.add(tensor, numel, nbytes)
+        children[path].append((tensor.name, tensor, own))
+    return tuple(_walk(children, sums, table.modules, depth))
+
+
+_Child = tuple[str, TensorInfo | None, _Sum | None]
+
+
+def _walk(
+    children: Mapping[str, list[_Child]],
+    sums: Mapping[str, _Sum],
+    classes: Mapping[str, str],
+    depth: int | None,
+) -> Iterable[TreeNode]:
+    """Lines from the root downwards; a stack of its own, so that no depth is too deep."""
+    pending: list[tuple[int, _Child]] = [(0, ("", None, None))]
+    while pending:
+        level, (path, tensor, own) = pending.pop()
+        class_name = classes.get(path, "") if tensor is None else tensor.class_name
+        totals = (sums[path] if own is None else own).totals()
+        yield TreeNode(path, path.rpartition(".")[2], level, class_name, totals, tensor)
+        if tensor is None and (depth is None or level < depth):
+            pending.extend((level + 1, child) for child in reversed(children[path]))

@@ -1,0 +1,69 @@
+"""
+Write a file whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+from modelinspect.errors import TargetError, visible
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[TextIO]:
+    """
+    A text stream whose contents become *path* when the block ends well.
+
+    A temporary file beside *path* is flushed to disk and renamed over it; on any
+    error, Ctrl-C included, it is removed and what was there stays. Something that is
+    no regular file (``/dev/stdout``, a pipe) is written to directly.
+
+    Raises:
+        TargetError: The folder cannot be written to.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        with _opened(path) as stream:
+            yield stream
+        return
+    real = os.path.realpath(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(real)[:60]}.", dir=os.path.dirname(real))
+    except OSError as error:
+        raise _cannot(path, error) from error
+    try:
+        with open(handle, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _usual_mode(real))
+        os.replace(temporary, real)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return open(path, "w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise _cannot(path, error) from error
+
+
+def _cannot(path: str, error: OSError) -> TargetError:
+    return TargetError(f"{visible(path)} cannot be written: {error.strerror}")
+
+
+def _usual_mode(path: str) -> int:
+    """Permissions of the file that is replaced, or those of a new file under the umask."""
+    with suppress(OSError):
+        return os.stat(path).st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
