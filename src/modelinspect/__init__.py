@@ -1,0 +1,68 @@
+"""
+Inspect neural networks: the library under the ``modelinspect`` command.
+
+Importing this package imports nothing else; each public name is resolved on
+first use, and torch only when a model definition is built.
+
+>>> import modelinspect as mi
+>>> mi.count("models/regression.py").unique  # doctest: +SKIP
+40
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelinspect.analysis.count import CountReport as CountReport
+    from modelinspect.analysis.fit import FitReport as FitReport
+    from modelinspect.analysis.listing import ParamsReport as ParamsReport
+    from modelinspect.api import count as count
+    from modelinspect.api import fit as fit
+    from modelinspect.api import load_definition as load_definition
+    from modelinspect.api import open_checkpoint as open_checkpoint
+    from modelinspect.api import params as params
+    from modelinspect.dtypes import DType as DType
+    from modelinspect.errors import ModelInspectError as ModelInspectError
+    from modelinspect.live.definition import Definition as Definition
+    from modelinspect.tensors import Checkpoint as Checkpoint
+    from modelinspect.tensors import ParameterTable as ParameterTable
+    from modelinspect.tensors import TensorInfo as TensorInfo
+
+    __version__: str
+
+_HOME = {
+    "Checkpoint": "tensors",
+    "CountReport": "analysis.count",
+    "DType": "dtypes",
+    "Definition": "live.definition",
+    "FitReport": "analysis.fit",
+    "ModelInspectError": "errors",
+    "ParameterTable": "tensors",
+    "ParamsReport": "analysis.listing",
+    "TensorInfo": "tensors",
+    "count": "api",
+    "fit": "api",
+    "load_definition": "api",
+    "open_checkpoint": "api",
+    "params": "api",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("modelinspect")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

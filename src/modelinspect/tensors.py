@@ -247,6 +247,8 @@ class ParameterTable:
             key = tensor.tie_key
             if key is None:
                 continue
+            # A parameter that shares its storage with a buffer stays a parameter.
+            key = (tensor.kind, *key)
             name = first.setdefault(key, tensor.name)
             if name is not tensor.name:
                 tied[tensor.name] = name

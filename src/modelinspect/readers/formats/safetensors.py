@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from itertools import chain, repeat
 from math import prod
 from typing import Any, NoReturn
@@ -81,9 +82,11 @@ def _decode(raw: bytes, target: str) -> str:
 def _parse(text: str, target: str) -> tuple[Header, tuple[str, ...]]:
     try:
         header: Header = json.loads(text, parse_constant=_no_constant)
-        # Every entry spells "dtype" once. More of them, or an escaped spelling, may
-        # hide a repeated name; then the slow parser looks.
-        suspicious = "\\" in text or text.count('"dtype"') != len(header) - ("__metadata__" in header)
+        # Every entry spells "dtype" once, and no more than one is "__metadata__". More of
+        # them, or an escaped spelling, may hide a repeated name; then the slow parser looks.
+        entries = len(header) - ("__metadata__" in header)
+        repeated = text.count('"dtype"') != entries or text.count('"__metadata__"') > 1
+        suspicious = repeated or "\\" in text
         notes = _repeated_names(text, target) if suspicious else ()
     except RecursionError:
         _damaged(target, "the header is nested too deeply")
@@ -106,9 +109,9 @@ def _repeated_names(text: str, target: str) -> tuple[str, ...]:
     json.loads(text, object_pairs_hook=keep)
     *inner, outer = pairs_of_objects
     for pairs in inner:
-        known = [key for key, _ in pairs if key in ("dtype", "shape", "data_offsets")]
-        if len(known) != len(set(known)):
-            _damaged(target, f"an entry of the header repeats {known[-1]!r}")
+        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        if any(key in ("dtype", "shape", "data_offsets") for key in twice):
+            _damaged(target, f"an entry of the header repeats {twice[0]!r}")
     seen: set[str] = set()
     repeated = [name for name, _ in outer if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
     if "__metadata__" in repeated:

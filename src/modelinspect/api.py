@@ -1,0 +1,266 @@
+"""
+The public calls: one a command, each returning the report that the command shows.
+
+Nothing here prints. What a caller should know stands in the report's ``notes``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Union
+
+from modelinspect.analysis.count import CountReport, Grouping, count_table
+from modelinspect.analysis.listing import ParamsReport, build_tree, total
+from modelinspect.analysis.selection import select, sort_rows
+from modelinspect.errors import MissingDependencyError, UsageError
+from modelinspect.readers.registry import open_checkpoint as _open_path
+from modelinspect.tensors import Checkpoint, Kind, ParameterTable
+from modelinspect.targets import Target, no_such_file, parse_target
+
+if TYPE_CHECKING:
+    from modelinspect.analysis.fit import FitReport
+    from modelinspect.live.definition import Definition
+
+__all__ = ["count", "fit", "load_definition", "open_checkpoint", "params"]
+
+Inspectable = Union[str, "os.PathLike[str]", Checkpoint, "Definition", ParameterTable, Mapping[str, Any], Any]
+"""A target as on the command line, a path, a checkpoint, a definition, a table, an
+``nn.Module`` in hand, or a dict of tensors."""
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, read_as: str | None = None) -> Checkpoint:
+    """
+    Read the headers of a checkpoint; no tensor's values, no code of the file's.
+
+    Args:
+        path: A file, a ``*.index.json`` or a directory.
+        read_as: A format's name, e.g. ``safetensors``; skips recognition.
+
+    Returns:
+        Its tables by section; ``.table`` is the model's.
+
+    Raises:
+        TargetError: There is nothing to read at *path*.
+        CheckpointError: It cannot be read; the subclass says why.
+
+    Example:
+        >>> open_checkpoint("model.safetensors").table["0.weight"].shape  # doctest: +SKIP
+        (13, 1)
+    """
+    text = os.fspath(path)
+    if not os.path.lexists(text):
+        raise no_such_file(text)
+    return _open_path(text, text, read_as)
+
+
+def load_definition(target: str, *, real: bool = False, seed: int | None = None) -> Definition:
+    """
+    Build a model definition; this runs the definition's Python.
+
+    Args:
+        target: As on the command line, e.g. ``net.py:Net(1, hidden=13)``.
+        real: Allocate and initialise the parameters instead of using the meta device.
+        seed: Of torch's generators while a real model is built; they are restored.
+
+    Returns:
+        The module and its table.
+
+    Raises:
+        DefinitionError: It can't be found or built, or it is no module.
+        MissingDependencyError: torch is missing or broken.
+    """
+    return _live("definition").load_definition(target, meta=not real, seed=seed)  # type: ignore[no-any-return]
+
+
+def count(
+    what: Inspectable,
+    *,
+    by: Grouping | None = None,
+    depth: int | None = None,
+    section: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    read_as: str | None = None,
+) -> CountReport:
+    """
+    Count parameters, buffers and bytes.
+
+    Args:
+        what: See :data:`Inspectable`.
+        by: Also total by ``dtype``, ``kind``, ``module``, ``prefix``, ``section`` or ``shard``.
+        depth: Dotted parts that ``prefix`` and ``module`` keep.
+        section: Of a checkpoint: the section to count; ``"all"`` counts everything.
+        include: Globs of names to count; ``*`` crosses dots. Empty counts all.
+        exclude: Globs of names to leave out.
+        read_as: Of a file: the format's name, instead of recognising it.
+
+    Returns:
+        The figures; ``.unique`` is the headline.
+
+    Raises:
+        ModelInspectError: As :func:`open_checkpoint` and :func:`load_definition`.
+
+    Example:
+        >>> count("models/regression.py").unique  # doctest: +SKIP
+        40
+    """
+    table, checkpoint = _table_of(what, section, read_as)
+    table, notes = _filtered(table, include, exclude)
+    everything = None
+    if by == "section":
+        if checkpoint is None:
+            raise UsageError("only a checkpoint has sections")
+        everything = checkpoint.section("all")
+    report = count_table(table, by=by, depth=depth, group_over=everything)
+    return replace(report, notes=(*notes, *report.notes))
+
+
+def params(
+    what: Inspectable,
+    *,
+    section: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    kinds: Sequence[Kind] = (),
+    sort: str | None = None,
+    reverse: bool = False,
+    top: int | None = None,
+    tree: bool = False,
+    depth: int | None = None,
+    values: bool = False,
+    seed: int = 0,
+    read_as: str | None = None,
+) -> ParamsReport:
+    """
+    The parameter table: which tensors, in which order.
+
+    Args:
+        what: See :data:`Inspectable`.
+        section: Of a checkpoint: the section to list; ``"all"`` lists everything.
+        include: Globs of names to show; ``*`` crosses dots. Empty shows all.
+        exclude: Globs of names to leave out.
+        kinds: Kinds to show, e.g. ``["parameter"]``. Empty shows all.
+        sort: Column to sort by; None keeps the order of the file or of registration.
+        reverse: Turn the order round.
+        top: Rows to keep, after sorting.
+        tree: Also arrange the rows as a tree of modules.
+        depth: Levels of the tree to show; None shows all.
+        values: Summarise the values, which reads them; a definition is built for
+            real, so what it shows is a fresh initialisation.
+        seed: Of that initialisation.
+        read_as: Of a file: the format's name, instead of recognising it.
+
+    Raises:
+        ModelInspectError: As :func:`open_checkpoint` and :func:`load_definition`.
+    """
+    if top is not None and top < 0:
+        raise UsageError(f"--top is {top}, and can't be negative")
+    if depth is not None and depth < 0:
+        raise UsageError(f"--depth is {depth}, and can't be negative")
+    table, summaries, value_notes = _with_values(what, section, read_as, seed) if values else (
+        _table_of(what, section, read_as)[0], None, ())  # fmt: skip
+    rows, unmatched = select(table.tensors, include, exclude)
+    if kinds:
+        rows = [row for row in rows if row.kind in kinds]
+    if sort is not None:
+        rows = sort_rows(rows, sort, reverse)
+    elif reverse:
+        rows = list(reversed(rows))
+    if top is not None:
+        rows = rows[:top]
+    shown = None if summaries is None else summaries(rows)
+    return ParamsReport(
+        table=table,
+        tensors=rows,
+        totals=total(rows, table.tied_to),
+        tied_to=table.tied_to,
+        tree=build_tree(rows, table, depth) if tree else None,
+        values=shown,
+        notes=(*table.notes, *value_notes, *_unmatched(unmatched)),
+    )
+
+
+def fit(definition: Inspectable, checkpoint: Inspectable, *, section: str | None = None) -> FitReport:
+    """
+    Put a definition and a checkpoint side by side: would ``load_state_dict`` accept it?
+
+    Args:
+        definition: Whose names and shapes are expected.
+        checkpoint: Whose tensors are offered.
+        section: Of the checkpoint.
+
+    Returns:
+        A row a name; ``.fits`` is the answer.
+    """
+    from modelinspect.analysis.fit import fit as compare
+
+    return compare(_table_of(definition, None, None)[0], _table_of(checkpoint, section, None)[0])
+
+
+def _table_of(
+    what: Inspectable, section: str | None, read_as: str | None
+) -> tuple[ParameterTable, Checkpoint | None]:
+    """The table that *what* stands for, and its checkpoint where it has one."""
+    if isinstance(what, (str, os.PathLike)):
+        target = parse_target(os.fspath(what)) if isinstance(what, str) else None
+        if target is not None and target.kind == "definition":
+            what = _definition(target)
+        else:
+            what = open_checkpoint(what if target is None else target.path, read_as=read_as)
+    if isinstance(what, Checkpoint):
+        return what.section(section), what
+    if section is not None:
+        raise UsageError("only a checkpoint has sections")
+    return _table_in_memory(what), None
+
+
+def _definition(target: Target) -> Definition:
+    return _live("definition").load_definition(target)  # type: ignore[no-any-return]
+
+
+def _table_in_memory(what: Any) -> ParameterTable:
+    if isinstance(what, ParameterTable):
+        return what
+    table = getattr(what, "table", None)
+    if isinstance(table, ParameterTable):
+        return table
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(what, torch.nn.Module):
+        name = type(what).__name__
+        return _live("module_table").module_table(what, name, origin="memory")  # type: ignore[no-any-return]
+    if isinstance(what, Mapping):
+        return _live("module_table").tensors_table(what, "dict")  # type: ignore[no-any-return]
+    raise UsageError(
+        f"a {type(what).__name__} can't be inspected",
+        details=("expected a target, a path, a checkpoint, a definition, an nn.Module or a dict of tensors",),
+    )
+
+
+def _live(module: str) -> Any:
+    """A module of the room where torch is alive; it is imported only when it is needed."""
+    try:
+        return import_module(f"modelinspect.live.{module}")
+    except ImportError as error:
+        if error.name is not None and error.name.startswith("modelinspect"):
+            raise
+        raise MissingDependencyError(
+            f"a definition needs torch, and torch can't be imported: {error}",
+            hint="pip install torch --index-url https://download.pytorch.org/whl/cpu",
+        ) from error
+
+
+def _filtered(
+    table: ParameterTable, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[ParameterTable, tuple[str, ...]]:
+    if not include and not exclude:
+        return table, ()
+    rows, unmatched = select(table.tensors, include, exclude)
+    return replace(table, tensors=rows), _unmatched(unmatched)
+
+
+def _unmatched(patterns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"no name matches {pattern!r}" for pattern in patterns)

@@ -1,0 +1,83 @@
+"""
+The door: which commands there are, and loading the one that runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from modelinspect.cli.boundary import guarded
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "count": ("modelinspect.cli.count", "Count parameters, buffers and bytes."),
+    "params": ("modelinspect.cli.params", "List parameters: names, shapes, data types, ties."),
+    "completion": ("modelinspect.cli.completion", "Print the script that completes in your shell."),
+}
+"""Name to the module whose ``command`` it is, and the line that ``--help`` shows."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands that are imported when they are run, not when they are listed."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in COMMANDS:
+            return None
+        small = typer.Typer(add_completion=False, rich_markup_mode=None)
+        function = import_module(COMMANDS[cmd_name][0]).command
+        small.command(cmd_name, no_args_is_help=False)(function)
+        return typer.main.get_command(small)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        return guarded(lambda: super(LazyGroup, self).invoke(ctx), debug="--debug" in sys.argv)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"modelinspect {version('modelinspect')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """
+    Inspect neural networks: a PyTorch model definition (net.py:Net) or a saved
+    checkpoint (safetensors, torch.save). A file is read without running any of it.
+    """
+
+
+def main() -> NoReturn:
+    """The console script."""
+    # One short run makes no garbage worth collecting; a header of 100,000 tensors
+    # makes a million objects that the collector would walk again and again.
+    gc.disable()
+    sys.exit(guarded(lambda: app(prog_name="modelinspect", standalone_mode=False)))

@@ -1,0 +1,223 @@
+"""
+What every reader owes. A new format is one line in ``WRITERS``.
+
+The truth comes from the library that wrote the file: names, shapes, data types
+and bytes must be those that it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from modelinspect.errors import DamagedFileError, ModelInspectError, UnrecognisedFileError
+from modelinspect.readers.registry import FORMATS, open_checkpoint
+from modelinspect.tensors import Checkpoint
+
+StateDict = dict[str, torch.Tensor]
+
+
+def small() -> StateDict:
+    """A few tensors of several data types, a scalar and an empty one among them."""
+    return {
+        "block.0.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+        "block.0.bias": torch.ones(3, dtype=torch.bfloat16),
+        "block.10.weight": torch.zeros(2, 2, 2, dtype=torch.float16),
+        "step": torch.tensor(7),
+        "empty": torch.zeros(0, 4),
+        "mask": torch.tensor([True, False]),
+        "tiny": torch.zeros(5, dtype=torch.float8_e4m3fn),
+    }
+
+
+def legacy(tensors: StateDict, path: Path) -> None:
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+WRITERS: dict[str, tuple[str, Callable[[StateDict, Any], None]]] = {
+    "safetensors": (".safetensors", save_file),
+    "torch-zip": (".pt", torch.save),
+    "torch-legacy": (".pth", legacy),
+}
+
+
+@pytest.fixture(params=list(WRITERS))
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """A small file of each format."""
+    suffix, write = WRITERS[request.param]
+    path = tmp_path / f"small{suffix}"
+    tensors = small()
+    if request.param == "torch-legacy":
+        # The layout before 1.6 has no storage class for the data types of later years.
+        del tensors["tiny"]
+    write(tensors, path)
+    return request.param, path
+
+
+def read(path: Path) -> Checkpoint:
+    return open_checkpoint(str(path))
+
+
+def test_every_format_has_a_line_here() -> None:
+    """The registry and this suite name the same formats."""
+    assert set(WRITERS) == {row.name for row in FORMATS}
+
+
+def test_rows_are_what_was_written(written: tuple[str, Path]) -> None:
+    """Names, shapes, data types, strides and bytes equal those of the tensors saved."""
+    name, path = written
+    checkpoint = read(path)
+    expected = {key: value for key, value in small().items() if name != "torch-legacy" or key != "tiny"}
+    assert checkpoint.format == name
+    assert {tensor.name for tensor in checkpoint.table} == set(expected)
+    for row in checkpoint.table:
+        tensor = expected[row.name]
+        assert row.shape == tuple(tensor.shape)
+        assert row.stride == tensor.stride()
+        assert f"torch.{row.dtype}" == str(tensor.dtype)
+        assert (row.numel, row.nbytes) == (tensor.numel(), tensor.nbytes)
+
+
+def test_extents_hold_the_values(written: tuple[str, Path]) -> None:
+    """The bytes at each extent are the tensor's own, read from the file without the library."""
+    _, path = written
+    raw = path.read_bytes()
+    for row in read(path).table:
+        extent = row.extent
+        assert extent is not None
+        assert os.path.samefile(extent.file, path)
+        expected = small()[row.name].contiguous().flatten().view(torch.uint8) if row.numel else torch.zeros(0)
+        found = numpy.frombuffer(raw[extent.offset : extent.offset + extent.nbytes], dtype=numpy.uint8)
+        assert found.tolist() == expected.tolist()
+
+
+def test_reading_twice_is_equal(written: tuple[str, Path]) -> None:
+    """Nothing depends on what was read before."""
+    _, path = written
+    assert read(path) == read(path)
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_only_headers_are_read(name: str, tmp_path: Path) -> None:
+    """Eight megabytes of values cost no more bytes than eight kilobytes of them."""
+    suffix, write = WRITERS[name]
+    sizes = []
+    for numel in (1_000, 1_000_000):
+        path = tmp_path / f"n{numel}{suffix}"
+        write({"a": torch.zeros(numel), "b": torch.zeros(numel)}, path)
+        sizes.append(read(path).bytes_read)
+    # Numbers in the header have more digits, and the larger file's zip is padded.
+    assert sizes[1] <= sizes[0] + 64 * 5
+    assert sizes[1] < 8_000
+
+
+def test_truncated_anywhere_is_a_clear_error(written: tuple[str, Path], tmp_path: Path) -> None:
+    """Cut at every byte: an error of ours that names the file, never another one, never a result."""
+    _, path = written
+    raw = path.read_bytes()
+    cut = tmp_path / f"cut{path.suffix}"
+    for length in range(len(raw)):
+        cut.write_bytes(raw[:length])
+        with pytest.raises(ModelInspectError) as caught:
+            read(cut)
+        assert "cut" in caught.value.message
+        assert caught.value.details or caught.value.hint
+
+
+def test_a_flipped_bit_gives_a_result_or_a_clear_error(written: tuple[str, Path], tmp_path: Path) -> None:
+    """One flip in every byte: a checkpoint or an error of ours, nothing else."""
+    _, path = written
+    raw = bytearray(path.read_bytes())
+    chance = random.Random(0)
+    flipped = tmp_path / f"flipped{path.suffix}"
+    refused = 0
+    for at in range(len(raw)):
+        damaged = raw.copy()
+        damaged[at] ^= 1 << chance.randrange(8)
+        flipped.write_bytes(damaged)
+        try:
+            read(flipped)
+        except ModelInspectError:
+            refused += 1
+    assert refused > 0
+
+
+def test_the_suffix_does_not_decide(written: tuple[str, Path], tmp_path: Path) -> None:
+    """Under any other format's suffix, and under none, the bytes decide."""
+    name, path = written
+    for suffix in [*{suffix for suffix, _ in WRITERS.values()}, "", ".txt"]:
+        other = tmp_path / f"other{suffix}"
+        other.write_bytes(path.read_bytes())
+        assert read(other).format == name
+
+
+def test_another_formats_bytes_are_refused_when_forced(written: tuple[str, Path]) -> None:
+    """`--read-as` another format: an error, not a guess."""
+    name, path = written
+    assert open_checkpoint(str(path), read_as=name).format == name
+    for other in WRITERS:
+        if other != name:
+            with pytest.raises(ModelInspectError):
+                open_checkpoint(str(path), read_as=other)
+
+
+FOREIGN = {
+    "empty": (b"", "is empty"),
+    "one byte": (b"P", "not a checkpoint this version can read"),
+    "text": (b"hello, world, this is a text\n" * 9, "not a checkpoint this version can read"),
+    "zeros": (bytes(4096), "not a checkpoint this version can read"),
+    "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(64), "GGUF"),
+    "numpy": (b"\x93NUMPY\x01\x00" + bytes(64), "NumPy"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(64), "gzip"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
+    "html": (b"<!DOCTYPE html><html></html>", "HTML page"),
+}
+
+
+@pytest.mark.parametrize("kind", list(FOREIGN))
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ""])
+def test_what_is_no_checkpoint_is_named(kind: str, suffix: str, tmp_path: Path) -> None:
+    """Files of other kinds: what they are where it is known, and what was tried where not."""
+    raw, expected = FOREIGN[kind]
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(raw)
+    with pytest.raises(UnrecognisedFileError) as caught:
+        read(path)
+    assert expected in str(caught.value)
+
+
+def test_a_missing_pipe_device_or_folder_is_never_waited_for(tmp_path: Path) -> None:
+    """A named pipe and a device are refused at once; a missing file is said to be missing."""
+    pipe = tmp_path / "pipe.pt"
+    os.mkfifo(pipe)
+    with pytest.raises(ModelInspectError, match="named pipe"):
+        read(pipe)
+    with pytest.raises(ModelInspectError, match="character device"):
+        read(Path("/dev/zero"))
+    with pytest.raises(ModelInspectError, match="no such file"):
+        read(tmp_path / "gone.pt")
+
+
+def test_reading_past_the_end_is_an_error_of_ours(tmp_path: Path) -> None:
+    """The byte source names what was wanted, where, and how large the file is."""
+    from modelinspect.readers.source import open_local
+
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    with open_local(str(path)) as source:
+        assert source.read(1, 3) == b"234"
+        assert source.read_upto(3, 10) == b"45"
+        assert source.bytes_read == 5
+        with pytest.raises(DamagedFileError, match="truncated or damaged"):
+            source.read(4, 2)
+        with pytest.raises(DamagedFileError):
+            source.read(-1, 1)
