@@ -1,0 +1,133 @@
+# A fresh machine needs Python 3.10 or later, pip and make; everything else lands in .venv and .cache.
+#
+#   make PYTHON=python3.12 demo        another interpreter
+#   make TORCH_INDEX=URL demo          another index for torch, e.g. its CPU builds for Linux:
+#                                      https://download.pytorch.org/whl/cpu
+#   make test TESTS=tests/readers      some of the tests;  PYTEST_ARGS="-x -q" as you like
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+TESTS ?= tests
+PYTEST_ARGS ?= -n 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX))
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+WHEEL := dist/modelinspect-$(VERSION)-py3-none-any.whl
+PACKAGE := $(shell find src -name __pycache__ -prune -o -print) pyproject.toml README.md LICENSE
+SILERO := .cache/weights/silero_vad_16k.safetensors
+LPIPS := .cache/weights/alex.pth
+
+# Each step leaves an empty file in .venv and is taken again when what it depends on changes.
+MADE := $(VENV)/.made
+BUILDER := $(VENV)/.builder
+RUNTIME := $(VENV)/.runtime
+INSTALLED := $(VENV)/.installed
+TEST_TOOLS := $(VENV)/.test-tools
+LINT_TOOLS := $(VENV)/.lint-tools
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench wheel clean weights
+
+run = echo; echo "\$$ modelinspect $(1)"; $(BIN)/modelinspect $(1)
+
+help:
+	@echo "make demo   install into .venv and show the main commands"
+	@echo "make test   run the tests against the built wheel"
+	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make bench  measure against the budgets, as ratios to peers in one run"
+	@echo "make wheel  build $(WHEEL)"
+	@echo "make clean  remove .venv, .cache, dist and caches"
+
+demo: $(INSTALLED) weights
+	@echo "==> a definition: the number of its parameters"
+	@$(call run,count models/regression.py)
+	@echo "==> the same: its parameters by name"
+	@$(call run,params models/regression.py)
+	@echo "==> tied weights, a frozen layer, buffers, and a tensor that was never registered"
+	@$(call run,params models/tied.py)
+	@echo "==> 70 billion parameters: nothing is allocated"
+	@$(call run,count models/giant.py)
+	@[ ! -e $(SILERO) ] || { \
+	  echo "==> a checkpoint: real weights, read without torch"; \
+	  $(call run,count $(SILERO)); $(call run,params $(SILERO)); }
+	@[ ! -e $(LPIPS) ] || { \
+	  echo "==> a file that torch.save wrote before 1.6, read without running its pickle"; \
+	  $(call run,params $(LPIPS)); }
+	@echo
+	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, --help for more."
+
+test: $(TEST_TOOLS) $(INSTALLED)
+	@echo "==> tests of the installed wheel"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+lint: $(LINT_TOOLS)
+	@echo "==> ruff check"
+	@$(BIN)/ruff check .
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check .
+	@echo "==> mypy --strict"
+	@$(BIN)/mypy
+	@echo "==> import-linter"
+	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
+
+bench: $(TEST_TOOLS) $(INSTALLED)
+	@$(BIN)/python -m benchmarks
+
+wheel: $(WHEEL)
+
+clean:
+	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@echo "==> creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(BUILDER): $(MADE) constraints.txt
+	@echo "==> downloading hatchling, which builds the wheel"
+	@$(INSTALL) hatchling
+	@touch $@
+
+$(WHEEL): $(PACKAGE) | $(BUILDER)
+	@echo "==> building $@"
+	@rm -f dist/modelinspect-*.whl
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@touch $@
+
+$(RUNTIME): $(MADE) pyproject.toml constraints.txt | $(WHEEL)
+	@echo "==> downloading what modelinspect needs: torch, numpy, rich, typer (200 MB with a CPU build of torch;"
+	@echo "    some GB with a CUDA build, which PyPI has for Linux: make TORCH_INDEX=URL picks another, see Makefile)"
+	@$(INSTALL) $(WHEEL)
+	@touch $@
+
+$(INSTALLED): $(WHEEL) $(RUNTIME)
+	@echo "==> installing $(WHEEL)"
+	@$(PIP) install --quiet --no-deps --force-reinstall $(WHEEL)
+	@touch $@
+
+$(TEST_TOOLS): $(RUNTIME) pyproject.toml constraints.txt
+	@echo "==> downloading what the tests need: pytest, hypothesis, safetensors"
+	@$(INSTALL) "$(WHEEL)[test]"
+	@touch $@
+
+# mypy reads torch's types, so the checks need what the package needs.
+$(LINT_TOOLS): $(TEST_TOOLS)
+	@echo "==> downloading what the checks need: ruff, mypy, import-linter"
+	@$(INSTALL) "$(WHEEL)[lint]"
+	@touch $@
+
+# Real weights that packages ship. Without a network the demo goes on without them.
+weights: $(MADE)
+	$(call fetch,silero-vad==6.2.3,silero_vad/data/silero_vad_16k.safetensors,$(SILERO),11 MB)
+	$(call fetch,lpips==0.1.4,lpips/weights/v0.0/alex.pth,$(LPIPS),54 kB)
+
+fetch = @[ -e $(3) ] || { \
+  echo "==> downloading $(1) ($(4)): unpacked for the weights in it, not installed"; \
+  mkdir -p $(dir $(3)); \
+  folder=$$($(BIN)/python tests/support/shipped.py $(1)) && cp "$$folder/$(2)" $(3) || \
+  echo "    note: it did not come; the demo goes on without it"; }
