@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelinspect.live.definition import Definition as Definition
+
     from modelinspect.analysis.count import CountReport as CountReport
     from modelinspect.analysis.fit import FitReport as FitReport
     from modelinspect.analysis.listing import ParamsReport as ParamsReport
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from modelinspect.api import params as params
     from modelinspect.dtypes import DType as DType
     from modelinspect.errors import ModelInspectError as ModelInspectError
-    from modelinspect.live.definition import Definition as Definition
     from modelinspect.tensors import Checkpoint as Checkpoint
     from modelinspect.tensors import ParameterTable as ParameterTable
     from modelinspect.tensors import TensorInfo as TensorInfo
@@ -49,7 +50,23 @@ _HOME = {
     "params": "api",
 }
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [
+    "Checkpoint",
+    "CountReport",
+    "DType",
+    "Definition",
+    "FitReport",
+    "ModelInspectError",
+    "ParameterTable",
+    "ParamsReport",
+    "TensorInfo",
+    "__version__",
+    "count",
+    "fit",
+    "load_definition",
+    "open_checkpoint",
+    "params",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import sys
 if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
     del sys.path[0]
 
-from modelinspect.cli.app import main  # noqa: E402  (only after sys.path is mended)
+from modelinspect.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -13,17 +13,19 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
 
-from modelinspect.analysis.count import CountReport, Grouping, count_table
-from modelinspect.analysis.listing import ParamsReport, build_tree, total
 from modelinspect.analysis.selection import select, sort_rows
+from modelinspect.targets import Target, no_such_file, parse_target
+
+from modelinspect.analysis.count import CountReport, Grouping, count_table, sort_groups
+from modelinspect.analysis.listing import ParamsReport, build_tree, total
 from modelinspect.errors import MissingDependencyError, UsageError
 from modelinspect.readers.registry import open_checkpoint as _open_path
 from modelinspect.tensors import Checkpoint, Kind, ParameterTable
-from modelinspect.targets import Target, no_such_file, parse_target
 
 if TYPE_CHECKING:
-    from modelinspect.analysis.fit import FitReport
     from modelinspect.live.definition import Definition
+
+    from modelinspect.analysis.fit import FitReport
 
 __all__ = ["count", "fit", "load_definition", "open_checkpoint", "params"]
 
@@ -84,6 +86,9 @@ def count(
     section: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    sort: str | None = None,
+    reverse: bool = False,
+    top: int | None = None,
     read_as: str | None = None,
 ) -> CountReport:
     """
@@ -96,6 +101,9 @@ def count(
         section: Of a checkpoint: the section to count; ``"all"`` counts everything.
         include: Globs of names to count; ``*`` crosses dots. Empty counts all.
         exclude: Globs of names to leave out.
+        sort: Figure to order the groups by; None keeps the order of the table.
+        reverse: Turn the order of the groups round.
+        top: Groups to keep, after sorting.
         read_as: Of a file: the format's name, instead of recognising it.
 
     Returns:
@@ -108,6 +116,8 @@ def count(
         >>> count("models/regression.py").unique  # doctest: +SKIP
         40
     """
+    if by is None and (sort is not None or reverse or top is not None):
+        raise UsageError("an order of groups was asked for and no groups", hint="add --by, e.g. --by prefix")
     table, checkpoint = _table_of(what, section, read_as)
     table, notes = _filtered(table, include, exclude)
     everything = None
@@ -116,7 +126,8 @@ def count(
             raise UsageError("only a checkpoint has sections")
         everything = checkpoint.section("all")
     report = count_table(table, by=by, depth=depth, group_over=everything)
-    return replace(report, notes=(*notes, *report.notes))
+    groups = sort_groups(report.groups, sort, reverse)[:top]
+    return replace(report, groups=groups, notes=(*notes, *report.notes))
 
 
 def params(

@@ -357,6 +357,4 @@ class Checkpoint:
             tensors.extend(t._replace(name=prefix + t.name, section=name) for t in table)
             modules.update({(prefix + path).rstrip("."): cls for path, cls in table.modules.items()})
         unregistered = [t for table in self.tables.values() for t in table.unregistered]
-        return replace(
-            self.table, tensors=tensors, section="all", modules=modules, unregistered=unregistered
-        )
+        return replace(self.table, tensors=tensors, section="all", modules=modules, unregistered=unregistered)

@@ -15,6 +15,7 @@ FLOAT = BY_NAME["float32"]
 
 
 def tensor(name: str, shape: tuple[int, ...], key: str | None = None, **fields: object) -> TensorInfo:
+    """A row; equal keys are one storage."""
     dtype = fields.pop("dtype", FLOAT)
     numel = 1
     for length in shape:
@@ -25,6 +26,7 @@ def tensor(name: str, shape: tuple[int, ...], key: str | None = None, **fields: 
 
 
 def table(*tensors: TensorInfo, **fields: object) -> ParameterTable:
+    """A table as read from a file."""
     return ParameterTable("t", tensors, **{"origin": "file", **fields})  # type: ignore[arg-type]
 
 
@@ -72,7 +74,11 @@ def test_packed_elements_count_as_what_they_stand_for() -> None:
 def test_buffers_do_not_count_and_the_inferred_ones_are_named() -> None:
     """Where the kind was inferred, a note says which names were taken for buffers."""
     report = count_table(
-        table(tensor("bn.weight", (2,)), tensor("bn.running_mean", (2,), kind="buffer"), tensor("x", (5,), kind="buffer"))
+        table(
+            tensor("bn.weight", (2,)),
+            tensor("bn.running_mean", (2,), kind="buffer"),
+            tensor("x", (5,), kind="buffer"),
+        )
     )
     assert (report.unique, report.buffers, report.persistent_buffers) == (2, 7, 7)
     assert report.non_persistent_buffers is None, "a state_dict can't tell"
@@ -193,5 +199,6 @@ def test_figures_are_ordered(rows: ParameterTable) -> None:
     """Unique is never more than named, and the difference is in the ties."""
     report = count_table(rows)
     assert report.named - report.unique == sum(tie.numel * (len(tie.names) - 1) for tie in report.ties)
-    assert report.trainable is not None and report.frozen is not None
+    assert report.trainable is not None
+    assert report.frozen is not None
     assert report.trainable + report.frozen == report.unique

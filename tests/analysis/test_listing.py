@@ -13,10 +13,12 @@ FLOAT = BY_NAME["float32"]
 
 
 def tensor(name: str, numel: int = 2, key: str | None = None) -> TensorInfo:
+    """A row; equal keys are one storage."""
     return TensorInfo(name, FLOAT, (numel,), Storage("f", key or name, 0, 4 * numel))
 
 
 def table(*tensors: TensorInfo) -> ParameterTable:
+    """A table with two modules whose classes are known."""
     return ParameterTable("t", tensors, origin="file", modules={"": "Net", "enc": "Encoder"})
 
 
@@ -71,7 +73,9 @@ def test_a_very_deep_name_is_no_trouble() -> None:
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(".".join)
 
 
-@given(st.lists(st.tuples(NAMES, st.integers(0, 4), st.sampled_from(["s", None])), unique_by=lambda row: row[0]))
+@given(
+    st.lists(st.tuples(NAMES, st.integers(0, 4), st.sampled_from(["s", None])), unique_by=lambda row: row[0])
+)
 def test_children_add_up_to_their_parent(rows: list[tuple[str, int, str | None]]) -> None:
     """For every module: its totals are the sum of the lines one level below."""
     made = table(*(tensor(name, numel, key) for name, numel, key in rows))

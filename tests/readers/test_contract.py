@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -39,6 +39,7 @@ def small() -> StateDict:
 
 
 def legacy(tensors: StateDict, path: Path) -> None:
+    """The layout that torch wrote before 1.6."""
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
 
 
@@ -63,6 +64,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 
 
 def read(path: Path) -> Checkpoint:
+    """Open a path as a user would."""
     return open_checkpoint(str(path))
 
 
@@ -95,7 +97,7 @@ def test_extents_hold_the_values(written: tuple[str, Path]) -> None:
         assert extent is not None
         assert os.path.samefile(extent.file, path)
         expected = small()[row.name].contiguous().flatten().view(torch.uint8) if row.numel else torch.zeros(0)
-        found = numpy.frombuffer(raw[extent.offset : extent.offset + extent.nbytes], dtype=numpy.uint8)
+        found = np.frombuffer(raw[extent.offset : extent.offset + extent.nbytes], dtype=np.uint8)
         assert found.tolist() == expected.tolist()
 
 

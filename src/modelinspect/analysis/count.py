@@ -17,7 +17,16 @@ from typing import Literal, get_args
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
-__all__ = ["CountReport", "DTypeTotal", "GroupTotal", "Grouping", "Quantity", "TieGroup", "count_table"]
+__all__ = [
+    "CountReport",
+    "DTypeTotal",
+    "GroupTotal",
+    "Grouping",
+    "Quantity",
+    "TieGroup",
+    "count_table",
+    "sort_groups",
+]
 
 Grouping = Literal["dtype", "kind", "module", "prefix", "section", "shard"]
 Quantity = Literal["unique", "named", "stored", "trainable", "frozen", "buffers", "bytes"]
@@ -102,12 +111,16 @@ class CountReport:
             UsageError: There is no such figure.
         """
         if what not in get_args(Quantity):
-            raise UsageError(f"no figure is called {what!r}", details=(f"figures: {', '.join(get_args(Quantity))}",))
+            raise UsageError(
+                f"no figure is called {what!r}", details=(f"figures: {', '.join(get_args(Quantity))}",)
+            )
         value: int | None = self.nbytes if what == "bytes" else getattr(self, what)
         if value is None:
             raise UnknownAnswerError(
                 f"{visible(self.target)} does not say which parameters are {what}",
-                details=("state_dict() detaches its tensors, so a bare state_dict never holds requires_grad",),
+                details=(
+                    "state_dict() detaches its tensors, so a bare state_dict never holds requires_grad",
+                ),
                 hint="ask the definition instead, e.g. modelinspect count net.py:Net --what " + what,
             )
         return value
@@ -155,9 +168,7 @@ class _Tally:
 
     def group(self, label: str) -> GroupTotal:
         trainable = None if self.unknown else self.trainable
-        return GroupTotal(
-            label, self.tensors, self.unique, self.named, trainable, self.buffers, self.nbytes
-        )
+        return GroupTotal(label, self.tensors, self.unique, self.named, trainable, self.buffers, self.nbytes)
 
 
 def count_table(
@@ -269,11 +280,36 @@ def _groups(table: ParameterTable, by: Grouping, depth: int | None) -> tuple[Gro
     return tuple(tally.group(name) for name, tally in tallies.items())
 
 
+def sort_groups(groups: tuple[GroupTotal, ...], key: str | None, reverse: bool) -> tuple[GroupTotal, ...]:
+    """
+    Groups in the order of one of their figures, or in their own; unknown figures first.
+
+    Raises:
+        UsageError: Groups have no such figure.
+    """
+    if key is None:
+        return groups[::-1] if reverse else groups
+    field = "nbytes" if key == "bytes" else key
+    if field not in GroupTotal.__annotations__:
+        known = [name if name != "nbytes" else "bytes" for name in GroupTotal.__annotations__]
+        raise UsageError(f"groups can't be sorted by {key!r}", details=(f"choices: {', '.join(known)}",))
+    if field == "label":
+        return tuple(sorted(groups, key=lambda group: group.label, reverse=reverse))
+
+    def figure(group: GroupTotal) -> int:
+        value = getattr(group, field)
+        return -1 if value is None else value
+
+    return tuple(sorted(groups, key=figure, reverse=reverse))
+
+
 def _labeller(table: ParameterTable, by: Grouping, depth: int | None) -> Callable[[TensorInfo], str]:
     if depth is not None and depth < 0:
         raise UsageError(f"--depth is {depth}, and can't be negative")
     if depth is not None and by not in ("prefix", "module"):
-        raise UsageError(f"--depth means nothing for --by {by}", hint="it goes with --by prefix and --by module")
+        raise UsageError(
+            f"--depth means nothing for --by {by}", hint="it goes with --by prefix and --by module"
+        )
     if by == "dtype":
         return lambda tensor: tensor.dtype.name
     if by == "kind":
@@ -319,10 +355,13 @@ def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, .
 
 def _inferred_buffers(inferred: list[TensorInfo]) -> str:
     leaves = Counter(tensor.name.rpartition(".")[2] for tensor in inferred)
-    listed = ", ".join(f"{visible(leaf)} ×{n}" if n > 1 else visible(leaf) for leaf, n in leaves.most_common(6))
+    listed = ", ".join(
+        f"{visible(leaf)} ×{n}" if n > 1 else visible(leaf) for leaf, n in leaves.most_common(6)
+    )
     more = ", …" if len(leaves) > 6 else ""
     plural = "s" if len(inferred) > 1 else ""
-    return f"{len(inferred)} tensor{plural} taken for buffers by their names or data types, and not counted: {listed}{more}"
+    taken = f"{len(inferred)} tensor{plural} taken for buffers by name or data type"
+    return f"{taken}, and not counted: {listed}{more}"
 
 
 def _slack(table: ParameterTable, storages: Iterable[Storage]) -> str | None:

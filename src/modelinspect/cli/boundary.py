@@ -54,9 +54,13 @@ def guarded(run: Callable[[], Any], debug: bool = False) -> int:
         _say(sys.stderr, "error", f"{where}{error.strerror or error}")
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is ours to own up to)
         _traceback()
-        _say(sys.stderr, "error", f"this is a bug in modelinspect: {type(error).__name__}: {visible(str(error))}")
+        _say(
+            sys.stderr,
+            "error",
+            f"this is a bug in modelinspect: {type(error).__name__}: {visible(str(error))}",
+        )
         print("  please report it with the lines above and the command you gave", file=sys.stderr)
     return COULD_NOT
 

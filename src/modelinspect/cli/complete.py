@@ -79,8 +79,9 @@ def _definitions(path: str) -> list[tuple[str, str]]:
 
 
 def _checkpoint_of(ctx: typer.Context) -> Checkpoint:
-    from modelinspect.api import open_checkpoint
     from modelinspect.targets import parse_target
+
+    from modelinspect.api import open_checkpoint
 
     given = _parameter(ctx, "target") or (_parameter(ctx, "targets") or [""])[0]
     target = parse_target(given)

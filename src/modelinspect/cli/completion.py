@@ -71,17 +71,20 @@ complete --command modelinspect --no-files --arguments '(__modelinspect_complete
 
 SCRIPTS = {
     "bash": _BASH.replace("@ASK@", _ASK.format(line="$line")),
-    "zsh": _ZSH.replace("@ASK@", _ASK.format(line="${(j: :)words[1,CURRENT]}").replace('"$1"', '"$words[1]"')),
+    "zsh": _ZSH.replace(
+        "@ASK@", _ASK.format(line="${(j: :)words[1,CURRENT]}").replace('"$1"', '"$words[1]"')
+    ),
     "fish": _FISH,
 }
 
 
 def command(
     shell: Annotated[
-        Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.", show_default=False)
+        Literal["bash", "zsh", "fish"],
+        typer.Argument(metavar="SHELL", help="bash, zsh or fish.", show_default=False),
     ],
 ) -> None:
-    """
+    r"""
     Print the script that completes targets, definitions, sections and names.
 
     \b

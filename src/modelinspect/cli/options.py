@@ -4,7 +4,7 @@ Flags that several commands share, declared once.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,14 +18,15 @@ TARGET_HELP = (
 )
 
 Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help=TARGET_HELP, autocompletion=complete_target, show_default=False)
+    str,
+    typer.Argument(metavar="TARGET", help=TARGET_HELP, autocompletion=complete_target, show_default=False),
 ]
 Targets = Annotated[
     list[str],
     typer.Argument(metavar="TARGET...", help=TARGET_HELP, autocompletion=complete_target, show_default=False),
 ]
 Format = Annotated[
-    Optional[OutputFormat],
+    OutputFormat | None,
     typer.Option(
         "--format",
         "-f",
@@ -35,35 +36,39 @@ Format = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.", show_default=False)]
 Output = Annotated[
-    Optional[str],
-    typer.Option("--output", "-o", metavar="FILE", help="Write the result to FILE; its suffix may choose the form."),
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the result to FILE; its suffix may choose the form."
+    ),
 ]
 Include = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(
         "--include", metavar="GLOB", help="Only names that match; * crosses dots. Repeatable.",
         autocompletion=complete_name, show_default=False,
     ),
 ]  # fmt: skip
 Exclude = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(
         "--exclude", metavar="GLOB", help="Not the names that match. Repeatable.",
         autocompletion=complete_name, show_default=False,
     ),
 ]  # fmt: skip
-Sort = Annotated[Optional[str], typer.Option("--sort", metavar="COLUMN", help="Order rows by a column, e.g. numel.")]
+Sort = Annotated[
+    str | None, typer.Option("--sort", metavar="COLUMN", help="Order rows by a column, e.g. numel.")
+]
 Reverse = Annotated[bool, typer.Option("--reverse", help="Turn the order round.", show_default=False)]
-Top = Annotated[Optional[int], typer.Option("--top", metavar="N", min=0, help="Only the first N rows.")]
+Top = Annotated[int | None, typer.Option("--top", metavar="N", min=0, help="Only the first N rows.")]
 SectionName = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
-        "--section", metavar="NAME", help="Section of a checkpoint (state_dict, ema, …); all takes everything.",
+        "--section", metavar="NAME", help="Section of a checkpoint (state_dict, ema, …), or all.",
         autocompletion=complete_section,
     ),
 ]  # fmt: skip
 ReadAs = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--read-as", metavar="NAME", help="Read a file as this format instead of recognising it."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.", show_default=False)]

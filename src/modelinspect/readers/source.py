@@ -69,9 +69,7 @@ class ByteSource:
         """The error for bytes that are not there."""
         return DamagedFileError(
             f"{visible(self.path)} is truncated or damaged",
-            details=(
-                f"{what}: {n:,} bytes at byte {offset:,} are needed, the file has {self.size:,} bytes",
-            ),
+            details=(f"{what}: {n:,} bytes at byte {offset:,} are needed, the file has {self.size:,} bytes",),
             hint="compare its size with the original; a download may have stopped early",
         )
 
@@ -108,6 +106,7 @@ class LocalFile(ByteSource):
         return data
 
     def close(self) -> None:
+        """Close the file; a second time is fine."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -33,7 +33,9 @@ def replacing(path: str) -> Iterator[TextIO]:
         return
     real = os.path.realpath(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(real)[:60]}.", dir=os.path.dirname(real))
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{os.path.basename(real)[:60]}.", dir=os.path.dirname(real)
+        )
     except OSError as error:
         raise _cannot(path, error) from error
     try:

@@ -141,7 +141,8 @@ def _weight_map(document: dict[str, Any], target: str) -> dict[str, str]:
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DamagedFileError(
-            f"{visible(target)} is not a checkpoint index", details=("it has no weight_map of names to files",)
+            f"{visible(target)} is not a checkpoint index",
+            details=("it has no weight_map of names to files",),
         )
     for name, shard in weight_map.items():
         if not isinstance(shard, str):
@@ -158,7 +159,9 @@ def _without_index(folder: str, entries: Sequence[str], first: re.Match[str], ta
     family = [
         match
         for match in map(_SHARD_NAME.fullmatch, entries)
-        if match and (match["stem"], match["suffix"], match["total"]) == (first["stem"], first["suffix"], first["total"])
+        if match
+        and (match["stem"], match["suffix"], match["total"])
+        == (first["stem"], first["suffix"], first["total"])
     ]
     have = {int(match["number"]) for match in family}
     total = int(first["total"])
@@ -166,7 +169,8 @@ def _without_index(folder: str, entries: Sequence[str], first: re.Match[str], ta
     if missing:
         listed = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
         raise DamagedFileError(
-            f"{visible(target)}: {len(missing)} of {total} shards are missing", details=(f"numbers: {listed}",)
+            f"{visible(target)}: {len(missing)} of {total} shards are missing",
+            details=(f"numbers: {listed}",),
         )
     shards = _open_shards(folder, [match.string for match in family], target)
     merged = _merge(shards, target)
@@ -253,7 +257,10 @@ class _Joined:
 
 def _compare(weight_map: dict[str, str], shards: dict[str, Checkpoint], target: str) -> list[str]:
     """Does every shard hold what the index promises, and nothing else?"""
-    held = {name: {tensor.name for table in shard.tables.values() for tensor in table} for name, shard in shards.items()}
+    held = {
+        name: {tensor.name for table in shard.tables.values() for tensor in table}
+        for name, shard in shards.items()
+    }
     absent = [name for name, shard in weight_map.items() if name not in held[shard]]
     if absent:
         listed = tuple(f"{visible(name)} in {visible(weight_map[name])}" for name in absent[:6])
@@ -281,4 +288,8 @@ def _index_metadata(document: dict[str, Any]) -> dict[str, str]:
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
         return {}
-    return {f"index.{key}": str(value) for key, value in list(metadata.items())[:100] if not isinstance(value, (dict, list))}
+    return {
+        f"index.{key}": str(value)
+        for key, value in list(metadata.items())[:100]
+        if not isinstance(value, (dict, list))
+    }

@@ -92,7 +92,15 @@ def _parse(text: str, target: str) -> tuple[Header, tuple[str, ...]]:
         _damaged(target, "the header is nested too deeply")
     except ValueError as error:
         _damaged(target, f"the header is not JSON: {error}")
+    # The library's parser also takes an entry as a list: ["F32", [2, 3], [0, 24]].
+    if any(type(entry) is list for entry in header.values()):
+        header = {name: _as_object(entry) for name, entry in header.items()}
     return header, notes
+
+
+def _as_object(entry: Any) -> Any:
+    is_row = type(entry) is list and len(entry) == 3
+    return dict(zip(("dtype", "shape", "data_offsets"), entry)) if is_row else entry
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -231,5 +239,3 @@ def _are_sizes(value: object) -> bool:
 
 def _damaged(target: str, reason: str) -> NoReturn:
     raise DamagedFileError(f"{visible(target)} is not valid safetensors", details=(reason,))
-
-

@@ -30,7 +30,16 @@ _BUFFER_LEAVES = frozenset(
 )  # fmt: skip
 # Integer tensors that hold weights: quantized linear layers pack several into one.
 _PACKED_LEAVES = frozenset(
-    {"weight", "qweight", "weight_packed", "weight_qdata", "qdata", "blocks", "packed_weight", "in_proj_weight"}
+    {
+        "weight",
+        "qweight",
+        "weight_packed",
+        "weight_qdata",
+        "qdata",
+        "blocks",
+        "packed_weight",
+        "in_proj_weight",
+    }
 )
 
 

@@ -1,0 +1,163 @@
+"""
+``modelinspect count``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from modelinspect import api
+from modelinspect.analysis.count import CountReport, Grouping, Quantity
+from modelinspect.cli import options
+from modelinspect.cli.boundary import COULD_NOT, NO, YES, notes_to_stderr, show_error
+from modelinspect.cli.show import chosen_format, show
+from modelinspect.errors import ModelInspectError, UsageError
+from modelinspect.render import views
+from modelinspect.render.sheet import Sheet
+from modelinspect.render.units import parse_count
+
+__all__ = ["command"]
+
+_What = Literal["unique", "named", "stored", "trainable", "frozen", "buffers", "bytes"]
+_By = Literal["dtype", "kind", "module", "prefix", "section", "shard"]
+
+
+def command(
+    targets: options.Targets,
+    what: Annotated[
+        _What | None,
+        typer.Option("--what", help="Select one figure; unique if left out.", show_default=False),
+    ] = None,
+    by: Annotated[_By | None, typer.Option("--by", help="Also total by this.", show_default=False)] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth", metavar="N", min=0, help="Dotted parts that --by prefix and --by module keep."
+        ),
+    ] = None,
+    at_most: Annotated[
+        str | None,
+        typer.Option("--max", metavar="N", help="Exit 1 if the figure is larger (1M = 1,000,000)."),
+    ] = None,
+    at_least: Annotated[
+        str | None, typer.Option("--min", metavar="N", help="Exit 1 if the figure is smaller.")
+    ] = None,
+    equals: Annotated[
+        str | None,
+        typer.Option(
+            "--equals", metavar="N|TARGET", help="Exit 1 if the figure is not N, or not TARGET's figure."
+        ),
+    ] = None,
+    section: options.SectionName = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    sort: options.Sort = None,
+    reverse: options.Reverse = False,
+    top: options.Top = None,
+    read_as: options.ReadAs = None,
+    form: options.Format = None,
+    json: options.Json = False,
+    output: options.Output = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> int:
+    r"""
+    Count parameters, buffers and bytes of definitions and checkpoints.
+
+    The headline is unique parameters: tied ones once, buffers not. Into a pipe goes
+    the number alone; with several targets, a line each: number, tab, target.
+
+    \b
+    Examples:
+      modelinspect count model.safetensors
+      modelinspect count net.py:Net --by module --depth 1
+      [ "$(modelinspect count net.py:Net)" -lt 1000000 ] || exit 1
+      modelinspect count net.py:Net --max 1M
+      modelinspect count net.py:Net --equals model.safetensors
+    """
+    form = chosen_format(form, json, output)
+    figure: Quantity = what or "unique"
+    limits = _Limits(figure, at_most, at_least, equals)
+    reports: list[CountReport] = []
+    code = YES
+    for target in targets:
+        try:
+            report = api.count(
+                target, by=by, depth=depth, section=section,
+                include=include or (), exclude=exclude or (),
+                sort=sort, reverse=reverse, top=top, read_as=read_as,
+            )  # fmt: skip
+            if what is not None or limits.given:
+                report.quantity(figure)
+        except ModelInspectError as error:
+            show_error(error)
+            code = COULD_NOT
+            continue
+        reports.append(report)
+        notes_to_stderr(report.notes, quiet=quiet)
+    if reports:
+        show(_sheets(reports, what, by, form), form, output)
+    complaints = [line for report in reports for line in limits.complaints(report)]
+    notes_to_stderr(tuple(complaints))
+    nothing_matched = any(report.tensors == 0 for report in reports) and bool(include or exclude)
+    return code or (NO if complaints or nothing_matched else YES)
+
+
+def _sheets(
+    reports: list[CountReport], what: Quantity | None, by: Grouping | None, form: options.OutputFormat
+) -> list[Sheet]:
+    if form in ("json", "jsonl"):
+        return [views.count_rows(reports)]
+    if by is not None and form not in ("table", "markdown"):
+        return [views.count_groups(reports)]
+    if form == "plain" or (form == "table" and what is not None):
+        return [views.count_number(reports, what or "unique")]
+    if form in ("table", "markdown"):
+        cards = [sheet for report in reports for sheet in views.count_card(report)]
+        return cards if len(reports) == 1 else [views.count_rows(reports)]
+    return [views.count_rows(reports)]
+
+
+class _Limits:
+    """What ``--max``, ``--min`` and ``--equals`` ask of a figure."""
+
+    def __init__(
+        self, figure: Quantity, at_most: str | None, at_least: str | None, equals: str | None
+    ) -> None:
+        self._figure = figure
+        self._at_most = None if at_most is None else _number("--max", at_most)
+        self._at_least = None if at_least is None else _number("--min", at_least)
+        self._equals = None if equals is None else _number_or_target(equals, figure)
+        self._equals_text = equals
+        self.given = (at_most, at_least, equals) != (None, None, None)
+
+    def complaints(self, report: CountReport) -> list[str]:
+        """What the report does not keep, as sentences."""
+        if not self.given:
+            return []
+        value = report.quantity(self._figure)
+        said = []
+        if self._at_most is not None and value > self._at_most:
+            said.append(f"{report.target}: {self._figure} {value:,} is more than {self._at_most:,}")
+        if self._at_least is not None and value < self._at_least:
+            said.append(f"{report.target}: {self._figure} {value:,} is less than {self._at_least:,}")
+        if self._equals is not None and value != self._equals:
+            other = "" if self._equals_text == str(self._equals) else f" ({self._equals_text})"
+            said.append(f"{report.target}: {self._figure} {value:,} is not {self._equals:,}{other}")
+        return said
+
+
+def _number(flag: str, text: str) -> int:
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+def _number_or_target(text: str, figure: Quantity) -> int:
+    try:
+        return parse_count(text)
+    except ValueError:
+        return api.count(text).quantity(figure)

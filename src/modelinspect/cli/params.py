@@ -1,0 +1,104 @@
+"""
+``modelinspect params``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from modelinspect import api
+from modelinspect.cli import options
+from modelinspect.cli.boundary import NO, YES, notes_to_stderr
+from modelinspect.cli.show import chosen_format, show
+from modelinspect.errors import UsageError
+from modelinspect.render import views
+
+__all__ = ["command"]
+
+_Kind = Literal["parameter", "buffer", "optimizer", "other"]
+
+
+def command(
+    target: options.Target,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="A,B,…",
+            help="Columns to show: " + ", ".join(views.PARAMS_COLUMNS) + ".",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        list[_Kind] | None,
+        typer.Option("--kind", help="Only tensors of this kind. Repeatable.", show_default=False),
+    ] = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    sort: options.Sort = None,
+    reverse: options.Reverse = False,
+    top: options.Top = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="As a tree of modules with totals.", show_default=False)
+    ] = False,
+    depth: Annotated[
+        int | None, typer.Option("--depth", metavar="N", min=0, help="Levels of the tree to show.")
+    ] = None,
+    fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold repeated blocks in a table.")] = True,
+    values: Annotated[
+        bool,
+        typer.Option(
+            "--values", help="Read the values: range, mean, std, NaN; small ones whole.", show_default=False
+        ),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of a definition's fresh values, with --values.")
+    ] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="TARGET", show_default=False,
+            help="Put a checkpoint beside the definition; exit 1 if it does not fit.",
+        ),
+    ] = None,
+    section: options.SectionName = None,
+    read_as: options.ReadAs = None,
+    form: options.Format = None,
+    json: options.Json = False,
+    output: options.Output = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> int:  # fmt: skip
+    r"""
+    List the parameters and buffers of a definition or a checkpoint.
+
+    Into a pipe goes one line a tensor, tab-separated, nothing cut: name, shape,
+    dtype, numel, bytes, kind, trainable, tied_to.
+
+    \b
+    Examples:
+      modelinspect params net.py:Net
+      modelinspect params model.safetensors --sort numel --reverse --top 10
+      modelinspect params model.pt --tree --depth 2
+      modelinspect params model.pt --values
+      modelinspect params net.py:Net --against model.pt
+    """
+    form = chosen_format(form, json, output)
+    if against is not None:
+        fit = api.fit(target, against, section=section)
+        notes_to_stderr(fit.notes, quiet=quiet)
+        show([views.fit_sheet(fit)], form, output, fold=fold)
+        return YES if fit.fits else NO
+    if depth is not None and not tree:
+        raise UsageError("--depth goes with --tree")
+    report = api.params(
+        target, section=section, include=include or (), exclude=exclude or (), kinds=kind or (),
+        sort=sort, reverse=reverse, top=top, tree=tree, depth=depth,
+        values=values, seed=seed, read_as=read_as,
+    )  # fmt: skip
+    chosen = None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip())
+    notes_to_stderr(report.notes, quiet=quiet)
+    show([views.params_sheet(report, chosen)], form, output, fold=fold)
+    return NO if not report.tensors and (include or exclude or kind) else YES
