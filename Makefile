@@ -13,7 +13,7 @@ PYTEST_ARGS ?= -n 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX))
+INSTALL := $(PIP) install -qq --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX))
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL := dist/modelinspect-$(VERSION)-py3-none-any.whl
 PACKAGE := $(shell find src -name __pycache__ -prune -o -print) pyproject.toml README.md LICENSE
@@ -72,7 +72,7 @@ lint: $(LINT_TOOLS)
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy
 	@echo "==> import-linter"
-	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
+	@PYTHONPATH=src PYTHONDONTWRITEBYTECODE=1 $(BIN)/lint-imports --no-logo
 
 bench: $(TEST_TOOLS) $(INSTALLED)
 	@$(BIN)/python -m benchmarks
@@ -96,7 +96,7 @@ $(BUILDER): $(MADE) constraints.txt
 $(WHEEL): $(PACKAGE) | $(BUILDER)
 	@echo "==> building $@"
 	@rm -f dist/modelinspect-*.whl
-	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@$(PIP) wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
 $(RUNTIME): $(MADE) pyproject.toml constraints.txt | $(WHEEL)
@@ -107,7 +107,7 @@ $(RUNTIME): $(MADE) pyproject.toml constraints.txt | $(WHEEL)
 
 $(INSTALLED): $(WHEEL) $(RUNTIME)
 	@echo "==> installing $(WHEEL)"
-	@$(PIP) install --quiet --no-deps --force-reinstall $(WHEEL)
+	@$(PIP) install -qq --no-deps --force-reinstall $(WHEEL)
 	@touch $@
 
 $(TEST_TOOLS): $(RUNTIME) pyproject.toml constraints.txt
