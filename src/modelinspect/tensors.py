@@ -61,6 +61,8 @@ class Storage(NamedTuple):
     nbytes: int
     device: str = "cpu"
     """Device the storage had when it was saved, e.g. ``cuda:7``."""
+    byteorder: Literal["little", "big"] = "little"
+    """Of its numbers; big only where torch.save ran on such a machine."""
 
 
 class TensorInfo(NamedTuple):

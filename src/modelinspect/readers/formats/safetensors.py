@@ -158,6 +158,7 @@ def _table(header: Header, source: ByteSource, data_start: int, target: str) -> 
             [data_start + begin for begin in begins],
             [end - begin for begin, end in zip(begins, ends)],
             repeat("cpu"),
+            repeat("little"),
         ),
     )
     kinds = map(infer_kind, names, dtypes, shapes)
