@@ -28,6 +28,9 @@ INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 LINT_TOOLS := $(VENV)/.lint-tools
 
+# The tests are of the installed wheel, whatever the shell points Python to.
+unexport PYTHONPATH
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench wheel clean weights

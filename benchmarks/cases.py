@@ -116,7 +116,7 @@ def listing(rounds: int) -> Iterator[Row]:
 
 
 _READ_SLICES = """\
-with safe_open({path!r}, "pt") as file:
+with safe_open({path!r}, "numpy") as file:
     slices = [file.get_slice(name) for name in file.keys()]
     [(s.get_shape(), s.get_dtype()) for s in slices]
 """
@@ -127,7 +127,7 @@ _TORCH_PEERS = {
 }
 _SAFETENSORS_PEERS = {
     "safetensors load_file": ("from safetensors.torch import load_file", "load_file({path!r})"),
-    "safetensors safe_open": ("from safetensors import safe_open", _READ_SLICES),
+    "safetensors safe_open": ("import numpy\nfrom safetensors import safe_open", _READ_SLICES),
 }
 _Peers = dict[str, tuple[str, str]]
 
