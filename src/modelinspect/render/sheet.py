@@ -9,7 +9,8 @@ another one formatted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, Literal
 
 __all__ = ["SCHEMA_VERSION", "Column", "ColumnKind", "Line", "Sheet"]
@@ -17,7 +18,7 @@ __all__ = ["SCHEMA_VERSION", "Column", "ColumnKind", "Line", "Sheet"]
 SCHEMA_VERSION = 1
 """Of every JSON document; raised when a field changes its meaning or goes."""
 
-ColumnKind = Literal["name", "text", "count", "bytes", "shape", "dtype", "ratio", "flag"]
+ColumnKind = Literal["name", "text", "count", "bytes", "shape", "dtype", "ratio", "flag", "status"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Column:
     """
     One column: its key in JSON and CSV, its heading, and how its values are shown.
 
-    Raw values by kind: ``name``, ``text`` and ``dtype`` str; ``count`` and
-    ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1; ``flag``
-    bool. None is "not known" in every kind.
+    Raw values by kind: ``name``, ``text``, ``dtype`` and ``status`` str; ``count``
+    and ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1;
+    ``flag`` bool. None is "not known" of a number or a flag, "none" of a text.
     """
 
     key: str
@@ -62,17 +63,36 @@ class Sheet:
     indents: Sequence[int] | None = None
     """Depth of each row in a tree; the first column is indented by it."""
     footer: tuple[Line, ...] = ()
-    """Below a table on a terminal or in Markdown; not in plain, CSV or JSON."""
+    """Below a table on a terminal or in Markdown; not in plain, CSV or JSON. A sheet
+    without columns is a card: these lines, the first being the headline, are all of it."""
     notes: tuple[str, ...] = ()
     """In JSON under ``"notes"``; the command line sends them to stderr otherwise."""
     summary: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the JSON document, raw. ``rows`` is added by the sink."""
     rows_key: str = "rows"
     """Name of the list of rows in JSON, e.g. ``tensors``."""
+    hidden: frozenset[str] = frozenset()
+    """Keys of columns that a table for people leaves out, because they say nothing
+    there; plain, CSV and JSON hold them. The footer says so where it matters."""
     records: Sequence[Mapping[str, Any]] | None = None
     """What JSON and JSON Lines hold for each row where that is more than the
     columns say; None: the columns' keys and values."""
+    dispensable: tuple[str, ...] = ()
+    """Keys of columns that a narrow terminal leaves out, in this order, as many as it
+    takes; a line below the table says which."""
     foldable: bool = False
     """True: repeated blocks may be folded on a terminal (first column holds names)."""
     fold_sums: tuple[str, ...] = ()
     """Keys of the columns that are added up when rows are folded; all others must be equal."""
+
+    def for_people(self) -> Sheet:
+        """The sheet without its hidden columns."""
+        shown = [i for i, column in enumerate(self.columns) if column.key not in self.hidden]
+        if len(shown) == len(self.columns):
+            return self
+        columns = tuple(self.columns[i] for i in shown)
+        if len(shown) > 1:
+            rows: list[Sequence[Any]] = list(map(itemgetter(*shown), self.rows))
+        else:
+            rows = [[row[i] for i in shown] for row in self.rows]
+        return replace(self, columns=columns, rows=rows, hidden=frozenset())

@@ -1,0 +1,133 @@
+"""
+Raw values to text, a whole column at a time.
+
+Tables have 100,000 rows and few distinct shapes, counts and types, so each
+distinct value is put into words once; and one look at all texts together says
+whether any of them has to be escaped.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from modelinspect.errors import visible
+from modelinspect.render.sheet import ColumnKind, Sheet
+from modelinspect.render.units import count_text, ratio_text, shape_text, short_bytes
+
+__all__ = [
+    "RIGHT_ALIGNED",
+    "TEXT_KINDS",
+    "UNKNOWN",
+    "all_visible",
+    "columns_of",
+    "display_width",
+    "is_narrow",
+    "raw_column",
+    "shown_column",
+]
+
+TEXT_KINDS: frozenset[ColumnKind] = frozenset({"name", "text", "dtype", "status"})
+"""Kinds whose values are text, and may be a file's."""
+RIGHT_ALIGNED: frozenset[ColumnKind] = frozenset({"count", "bytes", "ratio"})
+UNKNOWN = "unknown"
+
+
+def columns_of(sheet: Sheet) -> list[Sequence[Any]]:
+    """The sheet's values column by column; an empty sheet has empty columns."""
+    return list(zip(*sheet.rows)) if len(sheet.rows) else [() for _ in sheet.columns]
+
+
+def shown_column(kind: ColumnKind, values: Sequence[Any]) -> list[str]:
+    """
+    The values of one column as people read them, escaped.
+
+    Args:
+        kind: The column's kind.
+        values: Raw values as :class:`Column` describes them; None is ``unknown``
+            where a number or a yes is expected, and empty where a text is.
+    """
+    if kind in TEXT_KINDS:
+        return all_visible(values)
+    shown = _each_once(_SHOWN[kind], values, "" if kind == "shape" else UNKNOWN)
+    return _units_aligned(shown) if kind == "bytes" else shown
+
+
+def raw_column(kind: ColumnKind, values: Sequence[Any]) -> list[str]:
+    """
+    The values of one column as a script reads them, escaped: plain digits, None is empty.
+    """
+    if kind in TEXT_KINDS:
+        return all_visible(values)
+    return _each_once(_RAW[kind], values, "")
+
+
+def all_visible(values: Iterable[Any]) -> list[str]:
+    """
+    Texts with control and bidirectional characters escaped; None is empty.
+    """
+    texts = ["" if value is None else value for value in values]
+    # Whatever `visible` escapes is not printable, and this check takes no time.
+    return texts if "".join(texts).isprintable() else [visible(text) for text in texts]
+
+
+def _each_once(convert: Callable[[Any], str], values: Sequence[Any], none: str) -> list[str]:
+    words = {value: none if value is None else convert(value) for value in set(values)}
+    return [words[value] for value in values]
+
+
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _true_or_false(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_SHOWN: dict[ColumnKind, Callable[[Any], str]] = {
+    "count": count_text,
+    "bytes": short_bytes,
+    "shape": shape_text,
+    "ratio": ratio_text,
+    "flag": _yes_or_no,
+}
+_RAW: dict[ColumnKind, Callable[[Any], str]] = {
+    "count": str,
+    "bytes": str,
+    "shape": shape_text,
+    "ratio": repr,
+    "flag": _true_or_false,
+}
+
+
+def _units_aligned(texts: list[str]) -> list[str]:
+    """``52 B`` under ``1.2 MiB`` gets two blanks, so that the figures stand in line."""
+    if not any(text.endswith("iB") for text in texts):
+        return texts
+    return [f"{text}  " if text.endswith(" B") else text for text in texts]
+
+
+# --------------------------------------------------------------------- width
+
+
+def is_narrow(texts: Iterable[str]) -> bool:
+    """True where every character takes one column of a terminal, so that len() is the width."""
+    joined = "".join(texts)
+    return joined.isascii() or all(_char_width(char) == 1 for char in set(joined))
+
+
+def display_width(text: str) -> int:
+    """
+    Columns of a terminal that a text takes: two for an East Asian wide character.
+
+    >>> display_width("層.0")
+    4
+    """
+    return len(text) if text.isascii() else sum(map(_char_width, text))
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
