@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from modelinspect.analysis.statistics import ValueSummary
+from modelinspect.analysis.summary import ValueSummary
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
 __all__ = ["ParamsReport", "Totals", "TreeNode", "build_tree", "total"]

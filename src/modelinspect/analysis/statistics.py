@@ -1,33 +1,313 @@
 """
 Summaries of values: range, mean, standard deviation, NaN and infinity.
+
+Nothing larger than a chunk is held. Types of at most 16 bits are counted by their
+bit patterns: one histogram says everything, whatever the size of the tensor. Of
+others each chunk's moments are merged into those of the whole (Chan, Golub and
+LeVeque 1979), with the spread as a root, so that no square runs over or under.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from math import frexp, hypot, ldexp, sqrt
+from typing import Any, NamedTuple
 
-__all__ = ["ValueSummary"]
+import numpy as np
+import numpy.typing as npt
+
+from modelinspect.analysis.summary import ValueSummary
+from modelinspect.errors import ModelInspectError
+from modelinspect.readers.parts.storage_bytes import StorageReader
+from modelinspect.tensors import ParameterTable, Storage, TensorInfo, TieKey
+from modelinspect.values import (
+    ReadFunction,
+    has_number_table,
+    iter_chunks,
+    iter_stored,
+    number_table,
+    read_values,
+)
+
+__all__ = [
+    "SMALL",
+    "Moments",
+    "Progress",
+    "ValueSummary",
+    "moments_of",
+    "moments_of_counts",
+    "summarise",
+    "summarise_all",
+    "summarise_files",
+    "without_figures",
+]
+
+SMALL = 20
+"""Values of a tensor that is shown in full."""
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class ValueSummary:
+class Moments(NamedTuple):
     """
-    What the values of one tensor look like. Figures are of the finite values, as float64.
+    Figures of some values; those of two parts merge into those of the whole.
     """
 
-    numel: int
-    minimum: float | None
-    """None: no finite value, or values that have no order (complex, bits)."""
-    maximum: float | None
-    mean: float | None
-    std: float | None
-    """Population standard deviation (divided by n)."""
-    zeros: int
-    nans: int
-    infinities: int
-    """Positive and negative."""
-    values: Any = None
-    """Nested lists of a small tensor, in its shape; None for larger ones."""
-    reason: str = ""
-    """Why there are no figures: not readable, no values ..."""
+    finite: int = 0
+    """Finite values."""
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    mean: float = 0.0
+    spread: float = 0.0
+    """Population standard deviation."""
+    zeros: int = 0
+    nans: int = 0
+    infinities: int = 0
+
+    def merged(self, other: Moments) -> Moments:
+        """The figures of both together."""
+        zeros, nans = self.zeros + other.zeros, self.nans + other.nans
+        infinities = self.infinities + other.infinities
+        if not self.finite or not other.finite:
+            some = self if self.finite else other
+            return some._replace(zeros=zeros, nans=nans, infinities=infinities)
+        finite = self.finite + other.finite
+        mine, its = self.finite / finite, other.finite / finite
+        # Half the difference twice: the whole may be more than a float can hold.
+        apart = (other.mean / 2 - self.mean / 2) * (2 * sqrt(mine * its))
+        return Moments(
+            finite,
+            _least(self.minimum, other.minimum),
+            _most(self.maximum, other.maximum),
+            self.mean * mine + other.mean * its,
+            hypot(self.spread * sqrt(mine), other.spread * sqrt(its), apart),
+            zeros,
+            nans,
+            infinities,
+        )
+
+
+def _least(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _most(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def moments_of(values: Array) -> Moments:
+    """
+    The figures of an array; of complex numbers only the counts.
+    """
+    zeros = int(np.count_nonzero(values == 0))
+    if values.dtype.kind == "c":
+        nans = int(np.count_nonzero(np.isnan(values)))
+        finite = int(np.count_nonzero(np.isfinite(values)))
+        return Moments(finite, None, None, 0.0, 0.0, zeros, nans, values.size - finite - nans)
+    nans = infinities = 0
+    # NaN and infinity show in the sum of the ends; most tensors have none.
+    if values.dtype.kind == "f" and values.size and not np.isfinite([values.min(), values.max()]).all():
+        nans = int(np.count_nonzero(np.isnan(values)))
+        infinities = int(np.count_nonzero(np.isinf(values)))
+        values = values[np.isfinite(values)]
+    if not values.size:
+        return Moments(zeros=zeros, nans=nans, infinities=infinities)
+    low, high = values.min().item(), values.max().item()
+    mean, spread = _mean_and_spread(values.astype(np.float64), max(abs(low), abs(high)))
+    return Moments(values.size, low, high, mean, spread, zeros, nans, infinities)
+
+
+def _mean_and_spread(values: npt.NDArray[np.float64], largest: float) -> tuple[float, float]:
+    """
+    Of a fresh array, which is overwritten; *largest* is the largest magnitude in it.
+    """
+    _, exponent = frexp(largest)
+    # Squares, and sums of very large numbers, need room: bring the largest to about 1.
+    scale = exponent if abs(exponent) > 400 else 0
+    if scale:
+        np.ldexp(values, -scale, out=values)
+    mean = float(values.mean())
+    values -= mean
+    return ldexp(mean, scale), ldexp(sqrt(float(np.dot(values, values)) / values.size), scale)
+
+
+def moments_of_counts(values: Array, counts: Array) -> Moments:
+    """
+    The figures of values that occur so many times each. Values have at most 16 bits.
+    """
+    occurs = counts > 0
+    values, counts = values[occurs], counts[occurs]
+    finite = np.isfinite(values)
+    nans = int(counts[np.isnan(values)].sum())
+    infinities = int(counts[~finite].sum()) - nans
+    values, counts = values[finite], counts[finite]
+    total = int(counts.sum())
+    if not total:
+        return Moments(nans=nans, infinities=infinities)
+    numbers = values.astype(np.float64)
+    mean = float(np.dot(numbers, counts) / total)
+    spread = sqrt(float(np.dot((numbers - mean) ** 2, counts)) / total)
+    low, high = values.min().item(), values.max().item()
+    return Moments(total, low, high, mean, spread, int(counts[values == 0].sum()), nans, infinities)
+
+
+def _histogram(tensor: TensorInfo, read: ReadFunction) -> Moments:
+    bits = tensor.dtype.bits
+    counts = np.zeros(2**bits, np.int64)
+    for stored in iter_stored(tensor, read):
+        patterns = stored.view(np.uint16 if bits > 8 else np.uint8)
+        counts += np.bincount(patterns, minlength=2**bits)
+    values = number_table(tensor.dtype)
+    # A byte of two numbers counts for both.
+    return moments_of_counts(values.reshape(-1), np.repeat(counts, values.size // counts.size))
+
+
+def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> ValueSummary:
+    """
+    Read a tensor's values and say what they look like.
+
+    Args:
+        tensor: Any row; composites and rows without bytes get a reason instead of figures.
+        read: Where its bytes come from.
+        small: Up to so many values are also given in full.
+
+    Raises:
+        ModelInspectError: The bytes can't be read.
+    """
+    numel, category = tensor.logical_numel, tensor.dtype.category
+    reason = _no_figures(tensor)
+    if reason:
+        return without_figures(numel, reason)
+    if numel == 0:
+        return without_figures(0, "")
+    values = read_values(tensor, read).tolist() if numel <= small else None
+    if has_number_table(tensor.dtype):
+        moments = _histogram(tensor, read)
+    else:
+        moments = Moments()
+        for chunk in iter_chunks(tensor, read):
+            moments = moments.merged(moments_of(chunk))
+    # A chunk holds what an expanded axis repeats only once.
+    seen = moments.finite + moments.nans + moments.infinities
+    times = numel // seen
+    known = bool(moments.finite) and category != "complex"
+    whole = category in ("bool", "integer", "quantized")
+    return ValueSummary(
+        numel,
+        int(moments.minimum) if known and whole and moments.minimum is not None else moments.minimum,
+        int(moments.maximum) if known and whole and moments.maximum is not None else moments.maximum,
+        moments.mean if known else None,
+        moments.spread if known else None,
+        moments.zeros * times,
+        moments.nans * times,
+        moments.infinities * times,
+        values,
+        _remark(tensor),
+    )
+
+
+def without_figures(numel: int, reason: str) -> ValueSummary:
+    """A summary that says only why there is none."""
+    return ValueSummary(numel, None, None, None, None, 0, 0, 0, None, reason)
+
+
+def _no_figures(tensor: TensorInfo) -> str:
+    if tensor.layout == "uninitialized":
+        return "not initialised yet"
+    if tensor.layout not in ("strided", "quantized"):
+        return f"{tensor.class_name or tensor.layout}: its values are stored in parts"
+    if tensor.storage is None:
+        return "saved without values"
+    return "bit patterns, not numbers" if tensor.dtype.category == "bits" else ""
+
+
+def _remark(tensor: TensorInfo) -> str:
+    """What a reader of the figures should know."""
+    category = tensor.dtype.category
+    if category == "complex":
+        return "complex numbers have no order"
+    if category == "quantized":
+        return "the integers that are stored, not what they stand for"
+    if tensor.dtype.bits == 6:
+        return "the format does not say how six bits lie in bytes; the lowest are taken first"
+    return ""
+
+
+def summarise_all(
+    tensors: Iterable[TensorInfo],
+    read: ReadFunction,
+    *,
+    small: int = SMALL,
+    progress: Progress | None = None,
+) -> dict[str, ValueSummary]:
+    """
+    Summaries by name. Tied tensors are read once; what can't be read says why.
+
+    Args:
+        tensors: The rows.
+        read: Where their bytes come from.
+        small: Up to so many values are also given in full.
+        progress: Told of the bytes done, after each chunk.
+    """
+    rows = list(tensors)
+    if progress is not None:
+        read = _told(read, progress, _bytes_to_read(rows))
+    known: dict[TieKey, ValueSummary] = {}
+    found: dict[str, ValueSummary] = {}
+    for tensor in rows:
+        key = tensor.tie_key
+        summary = known.get(key) if key is not None else None
+        if summary is None:
+            summary = _summary_or_reason(tensor, read, small)
+        if key is not None:
+            known[key] = summary
+        found[tensor.name] = summary
+    return found
+
+
+def _summary_or_reason(tensor: TensorInfo, read: ReadFunction, small: int) -> ValueSummary:
+    try:
+        return summarise(tensor, read, small=small)
+    except ModelInspectError as error:
+        return without_figures(tensor.logical_numel, "; ".join((error.message, *error.details)))
+
+
+def _bytes_to_read(rows: Iterable[TensorInfo]) -> int:
+    spans = {tensor.tie_key: tensor.span[1] for tensor in rows if not _no_figures(tensor)}
+    return sum(spans.values())
+
+
+def _told(read: ReadFunction, progress: Progress, total: int) -> ReadFunction:
+    done = 0
+
+    def counted(storage: Storage, first: int, n: int) -> bytes | memoryview:
+        nonlocal done
+        data = read(storage, first, n)
+        # Small tensors are read twice, and gaps may be skipped or not.
+        done = min(total, done + n)
+        progress(done, total)
+        return data
+
+    return counted
+
+
+def summarise_files(
+    table: ParameterTable,
+    tensors: Iterable[TensorInfo] | None = None,
+    *,
+    small: int = SMALL,
+    progress: Progress | None = None,
+) -> Mapping[str, ValueSummary]:
+    """
+    Summaries of a checkpoint's tensors by name, read from its files.
+
+    Args:
+        table: Of a checkpoint.
+        tensors: Some of its rows; None is all.
+        small: Up to so many values are also given in full.
+        progress: Told of the bytes done, after each chunk.
+    """
+    rows = table.tensors if tensors is None else tensors
+    with StorageReader() as reader:
+        return summarise_all(rows, reader.read, small=small, progress=progress)

@@ -1,0 +1,84 @@
+"""
+The bytes of storages, once a table says where they lie: ranges of files that are
+opened when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from modelinspect.errors import CheckpointError, DamagedFileError, visible
+from modelinspect.readers.source import ByteSource, open_local
+from modelinspect.tensors import Storage
+
+__all__ = ["MAX_OPEN_FILES", "StorageReader"]
+
+MAX_OPEN_FILES = 32
+"""Files held open at a time; a checkpoint may have thousands of shards."""
+
+
+class StorageReader:
+    """
+    Reads ranges of storages. :meth:`read` is what ``values`` and ``analysis`` are given.
+
+    Args:
+        open_source: Opens a file by the path that a storage names.
+    """
+
+    def __init__(self, open_source: Callable[[str], ByteSource] = open_local) -> None:
+        self._open_source = open_source
+        self._open: OrderedDict[str, ByteSource] = OrderedDict()
+        self._read_before = 0
+
+    def read(self, storage: Storage, first: int, n: int) -> bytes:
+        """
+        Exactly *n* bytes of a storage, from byte *first* of it.
+
+        Raises:
+            CheckpointError: The file doesn't hold them as they are.
+            DamagedFileError: The storage or the file ends before.
+            TargetError: The file can't be opened any more.
+        """
+        if first < 0 or n < 0 or first + n > storage.nbytes:
+            raise DamagedFileError(
+                f"storage {visible(storage.key)!r} has {storage.nbytes:,} bytes",
+                details=(f"{n:,} bytes at byte {first:,} are needed",),
+            )
+        if storage.offset is None:
+            raise CheckpointError(
+                f"storage {visible(storage.key)!r} does not lie in its file as it is"
+                " (compressed, or never saved)"
+            )
+        what = f"storage {visible(storage.key)!r}"
+        return self._source(storage.file).read(storage.offset + first, n, what)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read so far from all files."""
+        return self._read_before + sum(source.bytes_read for source in self._open.values())
+
+    def close(self) -> None:
+        """Let go of all files."""
+        while self._open:
+            self._close_oldest()
+
+    def __enter__(self) -> StorageReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _source(self, path: str) -> ByteSource:
+        source = self._open.get(path)
+        if source is None:
+            if len(self._open) >= MAX_OPEN_FILES:
+                self._close_oldest()
+            source = self._open[path] = self._open_source(path)
+        self._open.move_to_end(path)
+        return source
+
+    def _close_oldest(self) -> None:
+        _, source = self._open.popitem(last=False)
+        self._read_before += source.bytes_read
+        source.close()

@@ -1,0 +1,364 @@
+"""Bytes to numbers: the truth for every data type and every layout is what torch makes of them."""
+
+from __future__ import annotations
+
+from math import inf, nan, prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelinspect.dtypes import DTYPES, DType, dtype_named
+from modelinspect.errors import CheckpointError, DamagedFileError, LimitError
+from modelinspect.tensors import Storage, TensorInfo
+from modelinspect.values import (
+    MAX_OVERLAPPING,
+    ReadFunction,
+    decode,
+    has_number_table,
+    iter_chunks,
+    number_table,
+    read_values,
+)
+
+Array = npt.NDArray[Any]
+PATTERNS_8 = bytes(range(256))
+PATTERNS_16 = np.arange(65536, dtype="<u2").tobytes()
+RANDOM = np.random.default_rng(0).bytes(4096)
+
+
+def same(ours: Array, torchs: torch.Tensor) -> bool:
+    """Equal to the bit, except that any NaN equals any NaN."""
+    return np.array_equal(ours, torchs.numpy(), equal_nan=ours.dtype.kind in "fc") and np.array_equal(
+        np.signbit(ours[~np.isnan(ours)]) if ours.dtype.kind == "f" else [],
+        torch.signbit(torchs[~torchs.isnan()]).numpy() if ours.dtype.kind == "f" else [],
+    )
+
+
+def as_torch(raw: bytes, name: str) -> torch.Tensor:
+    """The same bytes as a tensor of that type."""
+    flat: torch.Tensor = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    return flat.view(getattr(torch, name))
+
+
+@pytest.mark.parametrize(
+    "name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
+)
+def test_all_256_patterns_of_each_float8(name: str) -> None:
+    """Every byte is the number that torch says, NaN, infinity, minus zero and subnormals included."""
+    assert same(decode(PATTERNS_8, dtype_named(name), 256), as_torch(PATTERNS_8, name).float())
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_all_65536_patterns_of_16_bit_floats(name: str) -> None:
+    """Every pattern is the number that torch says."""
+    ours = decode(PATTERNS_16, dtype_named(name), 65536).astype(np.float32)
+    assert same(ours, as_torch(PATTERNS_16, name).float())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "float64", "float32", "float16", "int64", "int32", "int16", "int8",
+        "uint64", "uint32", "uint16", "uint8", "complex128", "complex64",
+    ],
+)  # fmt: skip
+def test_types_that_numpy_has(name: str) -> None:
+    """Random bytes of a type that numpy knows come as that type, equal to torch's."""
+    dtype = dtype_named(name)
+    ours = decode(RANDOM, dtype, len(RANDOM) // dtype.itemsize)
+    assert ours.dtype == np.dtype(name)
+    assert same(ours, as_torch(RANDOM, name))
+
+
+def test_complex32_is_pairs_of_float16() -> None:
+    """Real part first; each half as torch reads it."""
+    ours = decode(RANDOM, dtype_named("complex32"), 1024)
+    assert ours.dtype == np.complex64
+    assert same(ours, as_torch(RANDOM, "complex32").to(torch.complex64))
+
+
+def test_bool_is_anything_but_zero() -> None:
+    """A byte other than 0 and 1 in a bool storage is true."""
+    assert decode(b"\x00\x01\x02\xff", dtype_named("bool"), 4).tolist() == [False, True, True, True]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
+@pytest.mark.parametrize(("name", "width"), [("qint8", 1), ("quint8", 1), ("qint32", 4)])
+def test_quantized_values_are_the_stored_integers(name: str, width: int) -> None:
+    """They equal ``int_repr()`` of the quantized tensor."""
+    made = torch.quantize_per_tensor(torch.tensor([-1.0, 0.0, 0.5, 90.0]), 0.5, 3, getattr(torch, name))
+    integers = made.int_repr()
+    raw = bytes(integers.view(torch.uint8).tolist())
+    assert len(raw) == 4 * width
+    assert decode(raw, dtype_named(name), 4).tolist() == integers.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
+@pytest.mark.parametrize("name", ["quint4x2", "quint2x4"])
+def test_packed_quantized_values_are_in_torchs_order(name: str) -> None:
+    """The first value lies in the lowest bits, as torch's own dequantisation shows."""
+    scales, zeros = torch.ones(2), torch.zeros(2)
+    wanted = torch.tensor([[0.0, 1, 2, 3, 1], [3, 2, 1, 0, 2]])
+    made = torch.quantize_per_channel(wanted, scales, zeros, 0, getattr(torch, name))
+    assert torch.equal(made.dequantize(), wanted)
+    storage = made.untyped_storage()
+    raw = bytes(storage[i] for i in range(len(storage)))
+    assert decode(raw, dtype_named(name), 10).tolist() == wanted.flatten().tolist()
+
+
+def test_float4_has_sixteen_values_two_to_a_byte() -> None:
+    """E2M1 of the Microscaling specification; the low half of a byte comes first."""
+    positive = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    raw = bytes([0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE])
+    expected = positive + [-value for value in positive]
+    for name, count in (("float4_e2m1fn", 16), ("float4_e2m1fn_x2", 8)):
+        ours = decode(raw, dtype_named(name), count)
+        assert ours.tolist() == expected
+        assert np.signbit(ours[8])
+
+
+@pytest.mark.parametrize(("name", "mantissa"), [("float6_e2m3fn", 3), ("float6_e3m2fn", 2)])
+def test_float6_grows_with_its_pattern(name: str, mantissa: int) -> None:
+    """64 numbers packed four to three bytes: ends, smallest step and order are those of the specification."""
+    word = sum(pattern << (6 * pattern) for pattern in range(64))
+    ours = decode(word.to_bytes(48, "little"), dtype_named(name), 64)
+    largest, smallest = {3: (7.5, 0.125), 2: (28.0, 0.0625)}[mantissa]
+    assert (ours[31], ours[1], ours[63], ours[0]) == (largest, smallest, -largest, 0.0)
+    assert (np.diff(ours[:32]) > 0).all()
+    assert (ours[32:] == -ours[:32]).all()
+
+
+def test_bits_are_patterns() -> None:
+    """Types without a number meaning come as unsigned integers."""
+    assert decode(b"\xff\x01", dtype_named("bits16"), 1).tolist() == [511]
+    for name in ("bits8", "bits1x8", "bits2x4", "bits4x2"):
+        assert decode(b"\xff\x01", dtype_named(name), 2).tolist() == [255, 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_data_type_decodes(dtype: DType) -> None:
+    """No data type is forgotten, and the table of patterns says what decode says."""
+    count = 24
+    with np.errstate(invalid="ignore"):
+        ours = decode(RANDOM, dtype, count)
+        assert ours.shape == (count * dtype.packed,)
+        if has_number_table(dtype):
+            size = 2**dtype.bits
+            assert number_table(dtype).shape[0] == size
+            if dtype.bits == 8:
+                assert np.array_equal(
+                    number_table(dtype).reshape(-1), decode(PATTERNS_8, dtype, 256), equal_nan=True
+                )
+
+
+@pytest.mark.parametrize(
+    "name", ["float32", "bfloat16", "int64", "complex64", "complex32", "complex128", "float16"]
+)
+def test_big_endian_numbers(name: str) -> None:
+    """Bytes turned round within each number (each half of a complex one) are the same numbers."""
+    dtype = dtype_named(name)
+    width = dtype.itemsize // (2 if dtype.category == "complex" else 1)
+    turned = np.frombuffer(RANDOM, np.uint8).reshape(-1, width)[:, ::-1].tobytes()
+    count = len(RANDOM) // dtype.itemsize
+    there, back = decode(RANDOM, dtype, count), decode(turned, dtype, count, "big")
+    assert np.array_equal(there, back, equal_nan=dtype.category != "integer")
+    assert back.dtype.isnative
+
+
+# ------------------------------------------------------------- whole tensors
+
+
+def reader(raw: bytes, asked: list[int] | None = None) -> ReadFunction:
+    """Reads from memory; notes how many bytes each call asked for."""
+
+    def read(storage: Storage, first: int, n: int) -> bytes:
+        assert 0 <= first <= first + n <= storage.nbytes == len(raw)
+        if asked is not None:
+            asked.append(n)
+        return raw[first : first + n]
+
+    return read
+
+
+def row(
+    dtype: str, shape: tuple[int, ...], nbytes: int, stride: tuple[int, ...] | None = None, offset: int = 0
+) -> TensorInfo:
+    """A row whose storage has that many bytes."""
+    return TensorInfo("w", dtype_named(dtype), shape, Storage("f", "w", 0, nbytes), stride, offset)
+
+
+VIEWS: dict[str, Any] = {
+    "whole": lambda t: t,
+    "transposed": lambda t: t.transpose(0, 2),
+    "sliced": lambda t: t[1:3, ::2, 1],
+    "a column": lambda t: t[:, 0, 0],
+    "expanded": lambda t: t[:, :1].expand(-1, 7, -1),
+    "expanded to the front": lambda t: t[0, 0, 0].expand(3, 2),
+    "scalar": lambda t: t[2, 1, 3],
+    "empty": lambda t: t[:, 2:2],
+    "windows that overlap": lambda t: t.flatten().unfold(0, 5, 2),
+    "diagonal": lambda t: t.diagonal(0, 1, 2),
+    "permuted and cut": lambda t: t.permute(1, 2, 0)[1:, :, 1:],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e5m2", "int16", "complex64", "float64"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_a_storage(view: str, dtype: str) -> None:
+    """Any view that torch can make of a storage: the same values in the same shape, and chunk by chunk."""
+    base = torch.arange(60).to(getattr(torch, dtype)).reshape(4, 3, 5)
+    made = VIEWS[view](base)
+    raw = bytes(base.flatten().view(torch.uint8).tolist())
+    info = row(dtype, tuple(made.shape), len(raw), tuple(made.stride()), made.storage_offset())
+    truth = made.to(torch.complex128 if made.is_complex() else torch.float64)
+    assert np.array_equal(read_values(info, reader(raw)), truth.numpy())
+    for elements in (1, 4, 7, 1000):
+        asked: list[int] = []
+        chunks = list(iter_chunks(info, reader(raw, asked), elements))
+        merged = np.concatenate(chunks) if chunks else np.empty(0)
+        times = made.numel() // max(1, merged.size)
+        assert sorted(map(str, np.repeat(merged.astype(truth.numpy().dtype), times))) == sorted(
+            map(str, truth.numpy().reshape(-1))
+        )
+        assert max(asked, default=0) <= elements * info.dtype.itemsize
+        assert max(map(len, chunks), default=0) <= elements
+
+
+@given(st.data())
+def test_any_strided_view(data: st.DataObject) -> None:
+    """Random shapes, strides and offsets: read_values equals as_strided, chunks hold the same elements."""
+    shape = tuple(data.draw(st.lists(st.integers(0, 4), max_size=4), label="shape"))
+    stride = tuple(
+        data.draw(st.lists(st.integers(0, 9), min_size=len(shape), max_size=len(shape)), label="stride")
+    )
+    offset = data.draw(st.integers(0, 5), label="offset")
+    base = torch.arange(150, dtype=torch.int32)
+    made = torch.as_strided(base, shape, stride, offset)
+    raw = base.numpy().tobytes()
+    info = row("int32", shape, len(raw), stride, offset)
+    assert np.array_equal(read_values(info, reader(raw)), made.numpy())
+    chunks = list(iter_chunks(info, reader(raw), data.draw(st.integers(1, 40), label="elements")))
+    seen = np.concatenate(chunks) if chunks else np.empty(0, np.int32)
+    times = made.numel() // max(1, seen.size)
+    assert sorted(np.repeat(seen, times).tolist()) == sorted(made.flatten().tolist())
+
+
+def test_a_contiguous_tensor_comes_in_order_and_in_bounded_reads() -> None:
+    """Chunks follow each other without gap; no read is larger than a chunk."""
+    numbers = np.arange(10_000, dtype=np.float32)
+    asked: list[int] = []
+    info = row("float32", (100, 100), numbers.nbytes)
+    assert np.array_equal(
+        np.concatenate(list(iter_chunks(info, reader(numbers.tobytes(), asked), 300))), numbers
+    )
+    assert max(asked) <= 1200
+    assert sum(asked) == numbers.nbytes
+
+
+def test_a_transposed_tensor_is_read_once_in_storage_order() -> None:
+    """The order of axes costs nothing: the same reads as of the contiguous one."""
+    numbers = np.arange(10_000, dtype=np.float32)
+    asked: list[int] = []
+    info = row("float32", (100, 100), numbers.nbytes, (1, 100))
+    assert np.array_equal(
+        np.concatenate(list(iter_chunks(info, reader(numbers.tobytes(), asked), 300))), numbers
+    )
+    assert sum(asked) == numbers.nbytes
+
+
+@pytest.mark.parametrize("offset", range(9))
+@pytest.mark.parametrize("name", ["float4_e2m1fn", "float6_e2m3fn", "quint2x4", "quint4x2"])
+def test_sub_byte_elements_may_begin_inside_a_byte(name: str, offset: int) -> None:
+    """A view that begins between two bytes holds the elements from there on."""
+    dtype = dtype_named(name)
+    raw = RANDOM[:48]
+    whole = decode(raw, dtype, 48 * 8 // dtype.bits)
+    info = row(name, (11,), len(raw), (1,), offset)
+    assert np.array_equal(read_values(info, reader(raw)), whole[offset : offset + 11])
+    assert np.array_equal(
+        np.concatenate(list(iter_chunks(info, reader(raw), 3))), whole[offset : offset + 11]
+    )
+
+
+def test_pairs_of_float4_double_the_last_axis() -> None:
+    """Shape (2, 3) of pairs is (2, 6) of numbers; a scalar pair is two numbers."""
+    raw = bytes([0x10, 0x32, 0x54, 0x76, 0x98, 0xBA])
+    ours = read_values(row("float4_e2m1fn_x2", (2, 3), 6), reader(raw))
+    assert ours.tolist() == [[0.0, 0.5, 1.0, 1.5, 2.0, 3.0], [4.0, 6.0, 0.0, -0.5, -1.0, -1.5]]
+    assert read_values(row("float4_e2m1fn_x2", (), 6), reader(raw)).tolist() == [0.0, 0.5]
+    with pytest.raises(CheckpointError, match="pairs"):
+        read_values(row("float4_e2m1fn_x2", (3, 2), 6, (1, 3)), reader(raw))
+
+
+def test_the_byte_order_is_the_storages() -> None:
+    """A storage marked big-endian is turned round."""
+    raw = np.arange(6, dtype=">i4").tobytes()
+    info = row("int32", (2, 3), len(raw))
+    info = info._replace(storage=Storage("f", "w", 0, len(raw), "cpu", "big"))
+    assert read_values(info, reader(raw)).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        row("float32", (3,), 8),
+        row("float32", (2,), 8, (1,), 1),
+        row("float32", (2,), 8, (-1,), 1),
+        row("float32", (2,), 8, (1,), -1),
+        row("float32", (2, 2), 12, (2**70, 1)),
+    ],
+)
+def test_elements_beyond_the_storage_are_an_error(bad: TensorInfo) -> None:
+    """What a header claims is checked before anything is read."""
+    for attempt in (lambda: read_values(bad, reader(b"")), lambda: list(iter_chunks(bad, reader(b"")))):
+        with pytest.raises(DamagedFileError, match="beyond its storage"):
+            attempt()
+
+
+def test_claims_of_a_hostile_header_cost_nothing() -> None:
+    """Two to the sixtieth elements of one stored number: one number is read."""
+    raw = bytes(8)
+    huge = row("float32", (2**30, 2**30), 8, (0, 0))
+    assert [chunk.tolist() for chunk in iter_chunks(huge, reader(raw))] == [[0.0]]
+    assert read_values(huge, reader(raw)).shape == (2**30, 2**30)
+    overlapping = row("float32", (2,) * 32, 4 * 40, (1,) * 32)
+    assert overlapping.numel > MAX_OVERLAPPING
+    with pytest.raises(LimitError, match="overlap"):
+        list(iter_chunks(overlapping, reader(bytes(160))))
+    with pytest.raises(LimitError, match="axes"):
+        read_values(row("float32", (1,) * 40, 4), reader(bytes(4)))
+
+
+def test_steps_of_axes_of_one_element_mean_nothing() -> None:
+    """Torch allows any stride there, however large."""
+    info = row("int64", (1, 2, 1), 16, (2**62, 1, 2**62))
+    assert read_values(info, reader(bytes(16))).shape == (1, 2, 1)
+
+
+def test_what_has_no_bytes_is_an_error() -> None:
+    """A tensor saved on the meta device has a shape and no values."""
+    with pytest.raises(CheckpointError, match="no bytes"):
+        read_values(row("float32", (2,), 8)._replace(storage=None), reader(b""))
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=60), st.integers(1, 20))
+def test_chunks_put_together_are_the_whole(numbers: list[float], elements: int) -> None:
+    """Whatever the size of a chunk."""
+    raw = np.array(numbers, "<f4").tobytes()
+    info = row("float32", (len(numbers),), len(raw))
+    together = [value for chunk in iter_chunks(info, reader(raw), elements) for value in chunk.tolist()]
+    assert together == numbers == read_values(info, reader(raw)).tolist()
+
+
+def test_special_values_survive() -> None:
+    """NaN, infinities and minus zero come as they are."""
+    special = np.array([nan, inf, -inf, -0.0], "<f4")
+    ours = read_values(row("float32", (4,), 16), reader(special.tobytes()))
+    assert np.array_equal(ours, special, equal_nan=True)
+    assert np.signbit(ours[3])
+    assert prod(ours.shape) == 4
