@@ -13,14 +13,13 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
 
-from modelinspect.analysis.selection import select, sort_rows
 from modelinspect.targets import Target, no_such_file, parse_target
 
 from modelinspect.analysis.count import CountReport, Grouping, count_table, sort_groups
 from modelinspect.analysis.listing import ParamsReport, build_tree, total
 from modelinspect.errors import MissingDependencyError, UsageError
 from modelinspect.readers.registry import open_checkpoint as _open_path
-from modelinspect.tensors import Checkpoint, Kind, ParameterTable
+from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
 
 if TYPE_CHECKING:
     from modelinspect.live.definition import Definition
@@ -172,25 +171,19 @@ def params(
         raise UsageError(f"--top is {top}, and can't be negative")
     if depth is not None and depth < 0:
         raise UsageError(f"--depth is {depth}, and can't be negative")
-    table, summaries, value_notes = _with_values(what, section, read_as, seed) if values else (
-        _table_of(what, section, read_as)[0], None, ())  # fmt: skip
-    rows, unmatched = select(table.tensors, include, exclude)
+    table, checkpoint = _table_of(what, section, read_as)
+    rows, unmatched = _select(table, include, exclude)
     if kinds:
         rows = [row for row in rows if row.kind in kinds]
-    if sort is not None:
-        rows = sort_rows(rows, sort, reverse)
-    elif reverse:
-        rows = list(reversed(rows))
-    if top is not None:
-        rows = rows[:top]
-    shown = None if summaries is None else summaries(rows)
+    rows = _in_order(rows, sort, reverse)[:top]
+    summaries, value_notes = _values(what, table, checkpoint, rows, seed) if values else (None, ())
     return ParamsReport(
         table=table,
         tensors=rows,
         totals=total(rows, table.tied_to),
         tied_to=table.tied_to,
         tree=build_tree(rows, table, depth) if tree else None,
-        values=shown,
+        values=summaries,
         notes=(*table.notes, *value_notes, *_unmatched(unmatched)),
     )
 
@@ -269,8 +262,27 @@ def _filtered(
 ) -> tuple[ParameterTable, tuple[str, ...]]:
     if not include and not exclude:
         return table, ()
-    rows, unmatched = select(table.tensors, include, exclude)
+    rows, unmatched = _select(table, include, exclude)
     return replace(table, tensors=rows), _unmatched(unmatched)
+
+
+def _select(
+    table: ParameterTable, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Sequence[TensorInfo], Sequence[str]]:
+    """The rows that globs choose, and the globs that match nothing."""
+    if not include and not exclude:
+        return table.tensors, ()
+    from modelinspect.analysis.selection import select
+
+    return select(table.tensors, include, exclude)
+
+
+def _in_order(rows: Sequence[TensorInfo], sort: str | None, reverse: bool) -> Sequence[TensorInfo]:
+    if sort is None:
+        return rows[::-1] if reverse else rows
+    from modelinspect.analysis.selection import sort_rows
+
+    return sort_rows(rows, sort, reverse)
 
 
 def _unmatched(patterns: Sequence[str]) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def _paths(incomplete: str) -> Offer:
 
 
 def _definitions(path: str) -> list[tuple[str, str]]:
-    from modelinspect.targets import definitions_in
+    from modelinspect.outline import definitions_in
 
     with open(os.path.expanduser(path), encoding="utf-8") as file:
         return definitions_in(file.read())

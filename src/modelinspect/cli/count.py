@@ -16,7 +16,7 @@ from modelinspect.cli.show import chosen_format, show
 from modelinspect.errors import ModelInspectError, UsageError
 from modelinspect.render import views
 from modelinspect.render.sheet import Sheet
-from modelinspect.render.units import parse_count
+from modelinspect.render.units import parse_bytes, parse_count
 
 __all__ = ["command"]
 
@@ -127,8 +127,8 @@ class _Limits:
         self, figure: Quantity, at_most: str | None, at_least: str | None, equals: str | None
     ) -> None:
         self._figure = figure
-        self._at_most = None if at_most is None else _number("--max", at_most)
-        self._at_least = None if at_least is None else _number("--min", at_least)
+        self._at_most = None if at_most is None else _number("--max", at_most, figure)
+        self._at_least = None if at_least is None else _number("--min", at_least, figure)
         self._equals = None if equals is None else _number_or_target(equals, figure)
         self._equals_text = equals
         self.given = (at_most, at_least, equals) != (None, None, None)
@@ -149,15 +149,20 @@ class _Limits:
         return said
 
 
-def _number(flag: str, text: str) -> int:
+def _number(flag: str, text: str, figure: Quantity) -> int:
     try:
-        return parse_count(text)
+        return _parse(text, figure)
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from error
 
 
 def _number_or_target(text: str, figure: Quantity) -> int:
     try:
-        return parse_count(text)
+        return _parse(text, figure)
     except ValueError:
         return api.count(text).quantity(figure)
+
+
+def _parse(text: str, figure: Quantity) -> int:
+    """``1M`` is 1,000,000; of bytes also ``2GiB``."""
+    return parse_bytes(text) if figure == "bytes" else parse_count(text)

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from enum import Enum
+from typing import Annotated
 
 import typer
 
@@ -17,7 +18,14 @@ from modelinspect.render import views
 
 __all__ = ["command"]
 
-_Kind = Literal["parameter", "buffer", "optimizer", "other"]
+
+class KindChoice(str, Enum):
+    """The kinds of tensors; Typer takes a list of enum members, not of literals."""
+
+    parameter = "parameter"
+    buffer = "buffer"
+    optimizer = "optimizer"
+    other = "other"
 
 
 def command(
@@ -32,7 +40,7 @@ def command(
         ),
     ] = None,
     kind: Annotated[
-        list[_Kind] | None,
+        list[KindChoice] | None,
         typer.Option("--kind", help="Only tensors of this kind. Repeatable.", show_default=False),
     ] = None,
     include: options.Include = None,
@@ -94,7 +102,7 @@ def command(
     if depth is not None and not tree:
         raise UsageError("--depth goes with --tree")
     report = api.params(
-        target, section=section, include=include or (), exclude=exclude or (), kinds=kind or (),
+        target, section=section, include=include or (), exclude=exclude or (), kinds=[each.value for each in kind or ()],
         sort=sort, reverse=reverse, top=top, tree=tree, depth=depth,
         values=values, seed=seed, read_as=read_as,
     )  # fmt: skip

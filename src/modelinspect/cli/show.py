@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from modelinspect.render.output import choose_format, write_sheet
+from modelinspect.render.output import choose_format, write_sheets
 
 from modelinspect.errors import UsageError
 
@@ -60,14 +60,9 @@ def show(
         fold: Fold repeated blocks in a table.
     """
     if output is None:
-        _write(sheets, form, sys.stdout, fold)
+        write_sheets(sheets, form, sys.stdout, fold=fold)
         return
     from modelinspect.writers.atomic import replacing
 
     with replacing(output) as stream:
-        _write(sheets, form, stream, fold)
-
-
-def _write(sheets: Sequence[Sheet], form: OutputFormat, stream: TextIO, fold: bool) -> None:
-    for sheet in sheets:
-        write_sheet(sheet, form, stream, fold=fold)
+        write_sheets(sheets, form, stream, fold=fold)
