@@ -15,6 +15,7 @@ from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
 
+from modelinspect.display import Displayed
 from modelinspect.dtypes import DType
 from modelinspect.errors import UsageError
 
@@ -200,7 +201,7 @@ def _reach(shape: Sequence[int], stride: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class ParameterTable:
+class ParameterTable(Displayed):
     """
     The tensors of one section or one module tree, in their order.
     """
@@ -290,7 +291,7 @@ class GlobalName(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Displayed):
     """
     What the headers of a checkpoint say. No value of a tensor has been read.
     """

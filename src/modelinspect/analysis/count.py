@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from modelinspect.display import Displayed
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
@@ -65,7 +66,7 @@ class GroupTotal:
 
 
 @dataclass(frozen=True)
-class CountReport:
+class CountReport(Displayed):
     """
     How much there is of what in one section of one target. All figures are
     elements unless they are called tensors or bytes.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from modelinspect.display import Displayed
 from modelinspect.tensors import ParameterTable, TensorInfo
 
 __all__ = ["FitReport", "FitRow", "FitStatus"]
@@ -31,7 +32,7 @@ class FitRow:
 
 
 @dataclass(frozen=True)
-class FitReport:
+class FitReport(Displayed):
     """
     A definition and a checkpoint side by side.
     """

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelinspect.analysis.summary import ValueSummary
+from modelinspect.display import Displayed
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
 __all__ = ["ParamsReport", "Totals", "TreeNode", "build_tree", "total"]
@@ -45,7 +46,7 @@ class TreeNode:
 
 
 @dataclass(frozen=True)
-class ParamsReport:
+class ParamsReport(Displayed):
     """
     The rows of a parameter table after filters and sorting.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 from math import isfinite, isnan
 from typing import Any
 
-from modelinspect.analysis.statistics import ValueSummary
+from modelinspect.analysis.summary import ValueSummary
 from modelinspect.errors import visible
 
 __all__ = ["number_text", "summary_fields", "summary_text"]
@@ -23,11 +23,13 @@ def summary_text(summary: ValueSummary | None) -> str:
     if summary is None:
         return ""
     if summary.values is not None:
-        return _in_full(summary.values)
-    if summary.numel == 0:
-        return "empty"
-    parts = [_figures(summary), _wrong("NaN", summary.nans), _wrong("Inf", summary.infinities)]
-    return " ".join(part for part in parts if part) or visible(summary.reason) or "no figures"
+        parts = [_in_full(summary.values)]
+    else:
+        parts = [_figures(summary), _wrong("NaN", summary.nans), _wrong("Inf", summary.infinities)]
+    text = " ".join(part for part in parts if part)
+    if text:
+        return f"{text} ({visible(summary.reason)})" if summary.reason else text
+    return visible(summary.reason) or ("no values" if summary.numel == 0 else "no figures")
 
 
 def summary_fields(summary: ValueSummary | None) -> dict[str, Any] | None:

@@ -1,0 +1,57 @@
+"""
+Reports shown by themselves: to rich, and as HTML to a notebook.
+
+:mod:`modelinspect.display` imports this module when a report is first shown.
+"""
+
+from __future__ import annotations
+
+from modelinspect.analysis.count import CountReport
+from modelinspect.analysis.fit import FitReport
+from modelinspect.analysis.listing import ParamsReport, total
+from modelinspect.render.folding import fold
+from modelinspect.render.sheet import Sheet
+from modelinspect.render.views import checkpoint_sheet, count_card, fit_sheet, params_sheet
+from modelinspect.tensors import Checkpoint, ParameterTable
+
+__all__ = ["html_of", "rich_of", "sheets_of"]
+
+
+def sheets_of(report: object) -> tuple[Sheet, ...]:
+    """
+    A report as a terminal would show it: without hidden columns, folded.
+
+    Raises:
+        TypeError: There is no view of such a thing.
+    """
+    if isinstance(report, CountReport):
+        sheets = count_card(report)
+    elif isinstance(report, ParamsReport):
+        sheets = (params_sheet(report),)
+    elif isinstance(report, FitReport):
+        sheets = (fit_sheet(report),)
+    elif isinstance(report, Checkpoint):
+        sheets = (checkpoint_sheet(report),)
+    elif isinstance(report, ParameterTable):
+        tied_to = report.tied_to
+        totals = total(report.tensors, tied_to)
+        sheets = (params_sheet(ParamsReport(report, report.tensors, totals, tied_to)),)
+    else:
+        raise TypeError(f"a {type(report).__name__} has no view")
+    return tuple(fold(sheet.for_people()) for sheet in sheets)
+
+
+def rich_of(report: object) -> object:
+    """Something that rich can print."""
+    from rich.console import Group
+
+    from modelinspect.render.to_rich import SheetRenderable
+
+    return Group(*map(SheetRenderable, sheets_of(report)))
+
+
+def html_of(report: object) -> str:
+    """An HTML table for a notebook; nothing in it runs."""
+    from modelinspect.render.to_html import html_text
+
+    return "\n".join(map(html_text, sheets_of(report)))
