@@ -17,19 +17,8 @@ What = Literal["class", "function", "instance"]
 
 # Bases that make a class something other than a module.
 _OTHER_BASES = frozenset(
-    {
-        "object",
-        "ABC",
-        "Dataset",
-        "Enum",
-        "Exception",
-        "Generic",
-        "IntEnum",
-        "NamedTuple",
-        "Protocol",
-        "StrEnum",
-    }
-    | {"TypedDict", "dict", "int", "list", "str", "tuple", "Function", "IterableDataset", "ValueError"}
+    "ABC Dataset Enum Function Generic IntEnum IterableDataset NamedTuple Protocol StrEnum TypedDict"
+    " dict int list object str tuple".split()
 )
 
 
@@ -157,21 +146,18 @@ def _assigned(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator
                 yield Binding(node.id, "instance", uses, returns=maker)
 
 
-def _uses(node: ast.AST) -> frozenset[str]:
-    """Names in the node's code. An annotation says what is accepted, not what it is built from."""
+def _uses(statement: ast.AST) -> frozenset[str]:
+    """Names in its code. An annotation says what is accepted, not what it is built from."""
     names: set[str] = set()
-    pending = [node]
+    pending = [statement]
     while pending:
         current = pending.pop()
         if isinstance(current, ast.Name):
             names.add(current.id)
         for field, value in ast.iter_fields(current):
             if field not in ("annotation", "returns"):
-                pending.extend(
-                    item
-                    for item in (value if isinstance(value, list) else [value])
-                    if isinstance(item, ast.AST)
-                )
+                inner = value if isinstance(value, list) else [value]
+                pending.extend(node for node in inner if isinstance(node, ast.AST))
     return frozenset(names)
 
 

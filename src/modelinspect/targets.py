@@ -273,8 +273,10 @@ def no_such_file(path: str) -> TargetError:
         missing, folder = folder, os.path.dirname(folder)
     details: tuple[str, ...] = ()
     if missing != path:
-        reason = "is no folder" if os.path.lexists(missing) else "is not there either"
-        details = (f"{visible(missing)} {reason}",)
+        exists = os.path.lexists(missing)
+        details = (
+            f"{visible(missing)} is no folder" if exists else f"there is no folder {visible(missing)}",
+        )
     return TargetError(f"{visible(path)}: no such file or directory", details=details, hint=_nearby(missing))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,29 +24,16 @@ __all__ = ["module_table", "tensors_table"]
 _PLAIN = (Tensor, nn.Parameter)
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MOST_NAMED = 5
+_ROWS = (("crow_indices", "crow_indices"), ("col_indices", "col_indices"), ("values", "values"))
+_COLUMNS = (("ccol_indices", "ccol_indices"), ("row_indices", "row_indices"), ("values", "values"))
 _SPARSE_PARTS = {
     torch.sparse_coo: (("indices", "_indices"), ("values", "_values")),
-    torch.sparse_csr: (
-        ("crow_indices", "crow_indices"),
-        ("col_indices", "col_indices"),
-        ("values", "values"),
-    ),
-    torch.sparse_bsr: (
-        ("crow_indices", "crow_indices"),
-        ("col_indices", "col_indices"),
-        ("values", "values"),
-    ),
-    torch.sparse_csc: (
-        ("ccol_indices", "ccol_indices"),
-        ("row_indices", "row_indices"),
-        ("values", "values"),
-    ),
-    torch.sparse_bsc: (
-        ("ccol_indices", "ccol_indices"),
-        ("row_indices", "row_indices"),
-        ("values", "values"),
-    ),
+    torch.sparse_csr: _ROWS,
+    torch.sparse_bsr: _ROWS,
+    torch.sparse_csc: _COLUMNS,
+    torch.sparse_bsc: _COLUMNS,
 }
+"""Layout to names of its parts and the methods that give them."""
 
 
 def module_table(
@@ -298,13 +284,17 @@ def _walk(root: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[str]]:
             continue
         found.append((path, module))
         inside = (*above, id(module))
-        children = [
-            (f"{path}.{name}" if path else name, child, inside)
-            for name, child in module._modules.items()
-            if child is not None
-        ]
+        children = [(f"{path}.{name}" if path else name, child, inside) for name, child in _children(module)]
         pending.extend(reversed(children))
     return found, notes
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    # add_module("name", None) is allowed, and torch's types don't know.
+    children: Mapping[str, nn.Module | None] = module._modules
+    for name, child in children.items():
+        if child is not None:
+            yield name, child
 
 
 class _Attribute(NamedTuple):

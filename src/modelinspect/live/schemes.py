@@ -92,9 +92,7 @@ def _architecture(transformers: ModuleType, config: Any) -> tuple[Factory, tuple
     cls = getattr(transformers, named[0], None) if named else None
     if isinstance(cls, type) and hasattr(cls, "_from_config"):
         return partial(cls._from_config, config), (f"built {cls.__name__}, the configuration's architecture",)
-    reason = (
-        f"transformers has no {visible(named[0])}" if named else "the configuration names no architecture"
-    )
+    reason = f"transformers has no {visible(named[0])}" if named else "the configuration names none"
     factory = partial(transformers.AutoModel.from_config, config, trust_remote_code=False)
     return factory, (f"built by AutoModel, without a head: {reason}",)
 
@@ -104,9 +102,7 @@ def _ignored(config: Any) -> tuple[str, ...]:
     if getattr(config, "auto_map", None):
         notes.append("the configuration's auto_map names code in its folder; it was not run")
     if getattr(config, "quantization_config", None):
-        notes.append(
-            "the configuration's quantization was not applied; shapes and data types are those before it"
-        )
+        notes.append("the configuration's quantization was not applied; data types are those before it")
     return tuple(notes)
 
 

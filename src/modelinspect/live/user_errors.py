@@ -35,10 +35,10 @@ def raised(message: str, error: BaseException, home: str | None = None) -> Defin
         home: The file of the definition, to look for the place in.
     """
     if isinstance(error, SystemExit):
+        code = "" if error.code is None else visible(repr(error.code))
         return DefinitionError(
             message,
-            details=_at(error, home)
-            + (f"it called sys.exit({'' if error.code is None else repr(error.code)})",),
+            details=(*_at(error, home), f"it called sys.exit({code})"),
             hint='what a script does belongs under if __name__ == "__main__":',
         )
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
@@ -46,7 +46,7 @@ def raised(message: str, error: BaseException, home: str | None = None) -> Defin
     hint = None
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         package = error.name.partition(".")[0]
-        hint = f"is {visible(package)} installed in this environment? for example: pip install {visible(package)}"
+        hint = f"is it installed in this environment? for example: pip install {visible(package)}"
     return DefinitionError(message, details=(*_at(error, home), *_said(error)), hint=hint)
 
 
