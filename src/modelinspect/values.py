@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from modelinspect.dtypes import DType
+from modelinspect.dtypes import DTYPES, DType
 from modelinspect.errors import CheckpointError, DamagedFileError, LimitError, visible
 from modelinspect.tensors import Storage, TensorInfo
 
@@ -57,7 +57,10 @@ _STORED = {
     "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1",
     "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1", "bool": "u1",
     "complex128": "c16", "complex64": "c8",
-    "qint8": "i1", "quint8": "u1", "qint32": "i4", "bits16": "u2",
+    "qint8": "i1", "quint8": "u1", "qint32": "i4", "bits16": "u2", "bits8": "u1",
+    "bits1x8": "u1", "bits2x4": "u1", "bits4x2": "u1", "float4_e2m1fn_x2": "u1",
+    "float8_e4m3fn": "u1", "float8_e5m2": "u1", "float8_e8m0fnu": "u1",
+    "float8_e4m3fnuz": "u1", "float8_e5m2fnuz": "u1",
 }  # fmt: skip
 
 
@@ -200,6 +203,8 @@ def number_table(dtype: DType) -> Array:
 
 def _stored(raw: bytes | memoryview, dtype: DType, count: int, byteorder: ByteOrder) -> Array:
     """Elements as stored, in the machine's byte order."""
+    if dtype not in DTYPES:
+        raise CheckpointError(f"how {visible(dtype.name)} is stored is not known here")
     if dtype.bits < 8:
         return _unpacked(np.frombuffer(raw, np.uint8), dtype.bits)[:count]
     order = "<" if byteorder == "little" else ">"
@@ -207,7 +212,7 @@ def _stored(raw: bytes | memoryview, dtype: DType, count: int, byteorder: ByteOr
         halves = np.frombuffer(raw, order + "f2", count * 2)
         with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
             return halves.astype(np.float32).view(np.complex64)
-    stored: Array = np.frombuffer(raw, order + _STORED.get(dtype.name, "u1"), count)
+    stored: Array = np.frombuffer(raw, order + _STORED[dtype.name], count)
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
 
 
