@@ -5,6 +5,7 @@ The door: which commands there are, and loading the one that runs.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -81,4 +82,8 @@ def main() -> NoReturn:
     # One short run makes no garbage worth collecting; a header of 100,000 tensors
     # makes a million objects that the collector would walk again and again.
     gc.disable()
+    if "_MODELINSPECT_COMPLETE" in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
     sys.exit(guarded(lambda: app(prog_name="modelinspect", standalone_mode=False)))

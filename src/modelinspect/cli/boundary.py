@@ -50,6 +50,8 @@ def guarded(run: Callable[[], Any], debug: bool = False) -> int:
     except OSError as error:
         if debug:
             _traceback()
+        # What could not be written stays in the buffer; the flush at exit must not try again.
+        _forget_stdout()
         where = f"{visible(str(error.filename))}: " if error.filename else ""
         _say(sys.stderr, "error", f"{where}{error.strerror or error}")
     except (typer.Exit, typer.Abort):

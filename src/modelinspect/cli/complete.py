@@ -83,8 +83,10 @@ def _checkpoint_of(ctx: typer.Context) -> Checkpoint:
 
     from modelinspect.api import open_checkpoint
 
-    given = _parameter(ctx, "target") or (_parameter(ctx, "targets") or [""])[0]
-    target = parse_target(given)
+    # With an option still to be given its value, the words are not yet sorted out.
+    words = [word for word in getattr(ctx, "args", ()) if not word.startswith("-")]
+    given = [_parameter(ctx, "target"), *(_parameter(ctx, "targets") or ()), *words]
+    target = parse_target(next(filter(None, given), ""))
     if target.kind != "checkpoint":
         raise ValueError("names of a definition are known only when it is run")
     return open_checkpoint(target.path)
