@@ -17,9 +17,11 @@ What = Literal["class", "function", "instance"]
 
 # Bases that make a class something other than a module.
 _OTHER_BASES = frozenset(
-    "ABC Dataset Enum Function Generic IntEnum IterableDataset NamedTuple Protocol StrEnum TypedDict"
-    " dict int list object str tuple".split()
-)
+    {
+        "object", "dict", "int", "list", "str", "tuple", "ABC", "Enum", "IntEnum", "StrEnum", "Generic",
+        "NamedTuple", "Protocol", "TypedDict", "Dataset", "IterableDataset", "Function",
+    }
+)  # fmt: skip
 
 
 class Binding(NamedTuple):

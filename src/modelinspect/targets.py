@@ -303,14 +303,17 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str | 
     >>> did_you_mean("Nett", ["Net", "train"])
     'did you mean Net?'
     """
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher, get_close_matches
 
     lowered: dict[str, str] = {}
     for candidate in known:
         lowered.setdefault(candidate.lower(), candidate)
     wanted = name.lower()
     near = sorted(candidate for candidate in lowered if candidate.startswith(wanted + "."))
-    near += get_close_matches(wanted, lowered, n=3, cutoff=0.6)
+    close = get_close_matches(wanted, lowered, n=9, cutoff=0.7)
+    near += sorted(
+        close, key=lambda candidate: (-SequenceMatcher(None, candidate, wanted).ratio(), candidate)
+    )
     offered = [visible(prefix + lowered[candidate]) for candidate in dict.fromkeys(near)][:3]
     if not offered:
         return None

@@ -344,7 +344,7 @@ def _hidden_modules(tree: list[tuple[str, nn.Module]]) -> Iterator[str]:
         if id(attribute.value) not in registered:
             holders.setdefault((attribute.holder, attribute.container), []).append(attribute.value)
     for (holder, container), modules in holders.items():
-        sizes = {id(p): p.numel() for m in modules for p in m.parameters() if not is_lazy(p)}
+        sizes = {id(parameter): _numel(parameter) for m in modules for parameter in m.parameters()}
         if not sizes:
             continue
         owns = f"{_number(len(modules), 'module')} with {sum(sizes.values()):,} parameters"
@@ -353,6 +353,10 @@ def _hidden_modules(tree: list[tuple[str, nn.Module]]) -> Iterator[str]:
             continue
         advice = "nn.ModuleDict" if container == "dict" else "nn.ModuleList"
         yield f"not counted: {visible(holder)} is a plain {container} of {owns}; {advice} would register them"
+
+
+def _numel(tensor: Any) -> int:
+    return 0 if is_lazy(tensor) else int(tensor.numel())
 
 
 def _lazy_note(names: list[str]) -> Iterator[str]:

@@ -81,6 +81,11 @@ def _transformers(target: Target) -> tuple[Factory, tuple[str, ...]]:
             path, local_files_only=True, trust_remote_code=False, **target.kwargs
         )
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise DefinitionError(
+                f"{visible(target.text)} needs code of its own (auto_map), which is never run",
+                hint="if you trust it, build the model in a function of a file of yours, and name that",
+            ) from error
         raise raised(f"{visible(target.text)}: transformers can't read the configuration", error) from error
     factory, notes = _architecture(transformers, config)
     return _without_arguments(factory, target.kwargs), (*notes, *_ignored(config))
