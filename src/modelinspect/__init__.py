@@ -1,8 +1,8 @@
 """
 Inspect neural networks: the library under the ``modelinspect`` command.
 
-Importing this package imports nothing else; each public name is resolved on
-first use, and torch only when a model definition is built.
+Importing this package costs nothing; each public name is resolved on first use,
+and torch is imported only when a model definition is built.
 
 >>> import modelinspect as mi
 >>> mi.count("models/regression.py").unique  # doctest: +SKIP
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from modelinspect.display import install as _install_display
 
 if TYPE_CHECKING:
     from modelinspect.live.definition import Definition as Definition
@@ -49,6 +51,9 @@ _HOME = {
     "open_checkpoint": "api",
     "params": "api",
 }
+
+# Reports show themselves through this module, which is imported when one is shown.
+_install_display("modelinspect.render.display")
 
 __all__ = [
     "Checkpoint",

@@ -17,6 +17,7 @@ from modelinspect.targets import Target, no_such_file, parse_target
 
 from modelinspect.analysis.count import CountReport, Grouping, count_table, sort_groups
 from modelinspect.analysis.listing import ParamsReport, build_tree, total
+from modelinspect.analysis.remarks import unregistered_remarks
 from modelinspect.errors import MissingDependencyError, UsageError
 from modelinspect.readers.registry import open_checkpoint as _open_path
 from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
@@ -184,7 +185,7 @@ def params(
         tied_to=table.tied_to,
         tree=build_tree(rows, table, depth) if tree else None,
         values=summaries,
-        notes=(*table.notes, *value_notes, *_unmatched(unmatched)),
+        notes=(*table.notes, *unregistered_remarks(table), *value_notes, *_unmatched(unmatched)),
     )
 
 

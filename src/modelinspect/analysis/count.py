@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from modelinspect.display import Displayed
+from modelinspect.analysis.remarks import unregistered_remarks
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
@@ -347,10 +348,7 @@ def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, .
     slack = _slack(table, storages)
     if slack:
         remarks.append(slack)
-    if table.unregistered:
-        names = ", ".join(visible(t.name) for t in table.unregistered[:5])
-        more = f" and {len(table.unregistered) - 5} more" if len(table.unregistered) > 5 else ""
-        remarks.append(f"not counted, plain attributes that were never registered: {names}{more}")
+    remarks.extend(unregistered_remarks(table))
     return tuple(remarks)
 
 
