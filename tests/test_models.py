@@ -77,7 +77,7 @@ def test_bare_file_is_a_target(row: Listed, cli: Cli) -> None:
     """Each file alone names its one definition, and the command counts what the table says."""
     code, stdout, stderr = cli("count", MODELS / row.file)
     assert (code, stdout) == (0, f"{row.parameters}\n")
-    assert stderr == "" or (row.file == "tied.py" and re.fullmatch(r"note: .*\bregistered: h\n", stderr))
+    assert stderr == "" or (row.file == "tied.py" and re.match(r"note: .*\bh\b.*never registered", stderr))
 
 
 @pytest.mark.parametrize("row", LISTED, ids=lambda row: row.file)
