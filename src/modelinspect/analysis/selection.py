@@ -72,7 +72,7 @@ def _storage_name(tensor: TensorInfo) -> tuple[str, int, str]:
 
 
 _KEYS: dict[str, Callable[[TensorInfo], Any]] = {
-    "numel": lambda tensor: tensor.logical_numel,
+    "numel": lambda tensor: tensor.numel,
     "bytes": lambda tensor: tensor.nbytes,
     "percent": lambda tensor: tensor.logical_numel,
     "shape": lambda tensor: tensor.shape,
