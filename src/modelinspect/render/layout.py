@@ -246,7 +246,9 @@ def _split(text: str, guide: str, role: str) -> Spans:
 def _role(kind: ColumnKind, cell: str) -> str:
     if kind == "status":
         return f"status-{cell}"
-    return "unknown" if cell == "unknown" and kind not in ("name", "text") else kind
+    if kind in ("name", "text"):
+        return kind
+    return cell if cell in ("unknown", "no", "0") else kind
 
 
 def _title(sheet: Sheet, width: int | None) -> Iterator[Spans]:
@@ -258,14 +260,15 @@ def _title(sheet: Sheet, width: int | None) -> Iterator[Spans]:
 
 def below(sheet: Sheet, width: int | None, left_out: Sequence[str] = ()) -> Iterator[Spans]:
     """The footer: figures side by side, each text on a line of its own."""
-    texts = [_sentence(line) for line in sheet.footer if line.kind == "text"]
+    texts = [_sentence(line) for line in sheet.footer if line.kind in ("text", "status")]
     if left_out:
-        texts.append(f"left out, the terminal is too narrow: {', '.join(left_out)}")
+        texts.append((f"left out, the terminal is too narrow: {', '.join(left_out)}", "footer"))
     if sheet.footer or texts:
         yield []
-    yield from _flowed([_figure(line) for line in sheet.footer if line.kind != "text"], width)
-    for text in texts:
-        yield from ([(line, "footer")] for line in wrap(text, width))
+    figures = [_figure(line) for line in sheet.footer if line.kind not in ("text", "status")]
+    yield from _flowed(figures, width)
+    for text, role in texts:
+        yield from ([(line, role)] for line in wrap(text, width))
 
 
 def _figure(line: Line) -> str:
@@ -279,9 +282,12 @@ def _figure(line: Line) -> str:
     return f"{text} {visible(line.label)}{remark}"
 
 
-def _sentence(line: Line) -> str:
+def _sentence(line: Line) -> tuple[str, str]:
+    """A line of text and its role."""
+    if line.kind == "status":
+        return visible(str(line.value)), f"status-{line.label}"
     parts = [visible(str(part)) for part in (line.label, line.value) if part]
-    return ": ".join(parts) + (f" ({visible(line.remark)})" if line.remark else "")
+    return ": ".join(parts) + (f" ({visible(line.remark)})" if line.remark else ""), "footer"
 
 
 def _flowed(items: Sequence[str], width: int | None) -> Iterator[Spans]:

@@ -40,6 +40,9 @@ class Column:
 class Line:
     """
     One line of a footer: a label, a raw value and how to show it, e.g. ``("unique", 40, "count")``.
+
+    Of kind ``text`` the value is a sentence; of kind ``status`` too, and the label
+    is the status whose colour it has.
     """
 
     label: str

@@ -45,7 +45,8 @@ def _card(sheet: Sheet) -> Iterable[str]:
 
 
 def _table(sheet: Sheet) -> Iterable[str]:
-    yield f"<thead><tr>{''.join(_cell('th', c, escape(visible(c.title))) for c in sheet.columns)}</tr></thead>"
+    titles = [_cell("th", column, _safe(column.title)) for column in sheet.columns]
+    yield f"<thead><tr>{''.join(titles)}</tr></thead>"
     columns = [
         shown_column(column.kind, values[:MOST_ROWS])
         for column, values in zip(sheet.columns, columns_of(sheet))

@@ -7,6 +7,7 @@ it is. Colours are the sixteen that a terminal's own theme defines.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from io import StringIO
 
@@ -32,6 +33,8 @@ _STYLES = {
     "text": Style(),
     "flag": Style(),
     "unknown": Style(dim=True, italic=True),
+    "no": Style(color="yellow"),
+    "0": Style(dim=True),
     "headline": Style(bold=True, color="green"),
     "short": Style(color="green"),
     "remark": Style(dim=True),
@@ -41,9 +44,13 @@ _STYLES = {
     "status-missing": Style(color="red", bold=True),
     "status-unexpected": Style(color="yellow", bold=True),
     "status-shape": Style(color="red", bold=True),
+    "status-layout": Style(color="red", bold=True),
     "status-dtype": Style(color="yellow"),
 }
 _PLAIN = Style()
+_WRONG_STYLE = Style(color="red", bold=True)
+# What a summary of values says is wrong with them: NaN!×3.
+_WRONG = re.compile(r"(\w+!×[0-9,]+)")
 
 
 class SheetRenderable:
@@ -60,7 +67,7 @@ class SheetRenderable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in _lines(self.sheet, options.max_width):
             for text, role in line:
-                yield Segment(text, _STYLES.get(role, _PLAIN))
+                yield from _segments(text, role)
             yield Segment.line()
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -86,6 +93,15 @@ def rich_text(sheet: Sheet, width: int | None = None) -> str:
     with console.capture() as captured:
         console.print(SheetRenderable(sheet), end="", soft_wrap=True)
     return captured.get()
+
+
+def _segments(text: str, role: str) -> Iterator[Segment]:
+    style = _STYLES.get(role, _PLAIN)
+    if role not in ("text", "below"):
+        yield Segment(text, style)
+        return
+    for index, part in enumerate(_WRONG.split(text)):
+        yield Segment(part, _WRONG_STYLE if index % 2 else style)
 
 
 def _lines(sheet: Sheet, width: int) -> Iterator[Spans]:

@@ -5,7 +5,8 @@ JSON (``params DEFINITION --against CHECKPOINT --json``): ``fits``, a boolean;
 ``definition`` and ``checkpoint``, the targets; ``definition_prefix`` and
 ``checkpoint_prefix``; ``counts``, an object of status to rows; ``tensors``, a list
 of objects ``name``, ``status`` (``ok``, ``missing``, ``unexpected``, ``shape``,
-``dtype``), ``expected_shape``, ``expected_dtype``, ``found_shape``, ``found_dtype``.
+``dtype``, ``layout``), ``expected_shape``, ``expected_dtype``, ``found_shape``,
+``found_dtype``, ``note``, and ``harmless``: loads all the same.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ _COLUMNS = (
     Column("name", "name", "name"),
     Column("status", "status", "status"),
     Column("expected_shape", "expected", "shape"),
-    Column("expected_dtype", "", "dtype"),
+    Column("expected_dtype", "dtype", "dtype"),
     Column("found_shape", "found", "shape"),
-    Column("found_dtype", "", "dtype"),
+    Column("found_dtype", "dtype", "dtype"),
+    # Folds like a name: it may hold one, with the numbers of the row's.
+    Column("note", "note", "name"),
+    Column("harmless", "harmless", "flag"),
 )
-# How the summary counts each status: one, several.
-_SAID: dict[FitStatus, tuple[str, str]] = {
+# Statuses that keep a checkpoint from fitting, as the verdict counts them: one, several.
+_FAULTS: dict[FitStatus, tuple[str, str]] = {
     "missing": ("missing", "missing"),
     "unexpected": ("unexpected", "unexpected"),
     "shape": ("of another shape", "of other shapes"),
-    "dtype": ("of another data type (loading converts it)", "of other data types (loading converts them)"),
+    "layout": ("that can't be copied", "that can't be copied"),
 }
 
 
@@ -47,6 +51,8 @@ def fit_sheet(report: FitReport) -> Sheet:
             None if row.expected is None else row.expected.dtype.name,
             None if row.found is None else row.found.shape,
             None if row.found is None else row.found.dtype.name,
+            row.note or None,
+            row.harmless,
         )
         for row in report.rows
     ]
@@ -56,7 +62,7 @@ def fit_sheet(report: FitReport) -> Sheet:
         _COLUMNS,
         rows,
         title=f"{report.checkpoint.source} against {report.definition.source}",
-        footer=_verdict(report, counts),
+        footer=_verdict(report),
         notes=report.notes,
         summary={
             "fits": report.fits,
@@ -67,17 +73,26 @@ def fit_sheet(report: FitReport) -> Sheet:
             "counts": {status: counts[status] for status in get_args(FitStatus)},
         },
         rows_key="tensors",
+        hidden=frozenset({"harmless"} if any(row.note for row in report.rows) else {"harmless", "note"}),
         foldable=True,
     )
 
 
-def _verdict(report: FitReport, counts: Counter[FitStatus]) -> tuple[Line, ...]:
-    faults = [
-        f"{counts[status]:,} {said[counts[status] > 1]}" for status, said in _SAID.items() if counts[status]
-    ]
-    verdict = "fits" if report.fits else "does not fit"
-    lines = [Line(verdict, ", ".join(faults) or f"{counts['ok']:,} of {len(report.rows):,} agree", "text")]
+def _verdict(report: FitReport) -> tuple[Line, ...]:
+    """Does it fit, what keeps it from fitting, and what else differs?"""
+    counts = Counter(row.status for row in report.rows if not row.harmless)
+    agree = f"{counts['ok']:,} of {len(report.rows):,} names agree"
+    said = [f"{counts[key]:,} {words[counts[key] > 1]}" for key, words in _FAULTS.items() if counts[key]]
     for owner, prefix in (("checkpoint", report.checkpoint_prefix), ("definition", report.definition_prefix)):
         if prefix:
-            lines.append(Line("", f"the {owner}'s names begin with {prefix!r}, the other's don't", "text"))
+            said.append(f"the {owner}'s names have {prefix!r}")
+    if report.fits:
+        lines = [Line("ok", f"fits: {agree}", "status")]
+    else:
+        lines = [Line("missing", f"does not fit: {', '.join(said)}", "status"), Line("", agree, "text")]
+    converted, harmless = counts["dtype"], sum(row.harmless for row in report.rows)
+    if converted:
+        lines.append(Line("", f"{converted:,} of another data type: loading converts", "text"))
+    if harmless:
+        lines.append(Line("", f"{harmless:,} without harm: see the notes beside them", "text"))
     return tuple(lines)

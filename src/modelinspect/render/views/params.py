@@ -194,6 +194,14 @@ def _nbytes(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     ]
 
 
+def _trainable(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
+    # A declared buffer is not unknown: nobody trains it.
+    return [
+        False if t.kind == "buffer" and t.declared and t.requires_grad is None else t.requires_grad
+        for t in tensors
+    ]
+
+
 def _tied_to(report: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     if not report.tied_to:
         return [None] * len(tensors)
@@ -232,7 +240,7 @@ _COLUMNS: dict[str, tuple[Column, Cells]] = {
         (Column("numel", "numel", "count"), _numel),
         (Column("bytes", "bytes", "bytes"), _nbytes),
         (Column("kind", "kind"), _field("kind")),
-        (Column("trainable", "trainable", "flag"), _field("requires_grad")),
+        (Column("trainable", "trainable", "flag"), _trainable),
         (Column("tied_to", "tied to", "name"), _tied_to),
         (Column("stride", "stride", "shape"), _field("stride")),
         (Column("device", "device"), _field("device")),
