@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelinspect.analysis.count import count_table
 from modelinspect.render.folding import fold, fold_names, spell
 from modelinspect.render.sheet import Column, Sheet
-from modelinspect.render.views import fit_sheet, params_sheet
+from modelinspect.render.views import count_groups, fit_sheet, params_sheet
 
 COLUMNS = (
     Column("name", "name", "name"),
@@ -206,6 +207,16 @@ def test_fit_rows_fold(samples: Any) -> None:
     rows = tuple(type(row)(f"h.{i}.w", row.status, row.expected, row.found) for i in range(5))
     report = type(samples.misfit())(samples.regression(), samples.regression(), rows)
     assert [row[:2] for row in fold(fit_sheet(report)).rows] == [("h.{0..4}.w", "×5")]
+
+
+def test_equal_groups_fold(samples: Any) -> None:
+    """Groups of a count fold where all their figures are equal, and show the sums."""
+    groups = count_groups([count_table(samples.experts(), by="prefix", depth=3)])
+    assert [(row[0], row[1], row[2]) for row in fold(groups.for_people()).rows] == [
+        ("model.embed_tokens.weight", "", 16_384_000),
+        ("model.layers.0", "", 1_311_232),
+        ("model.layers.{1..4}", "×4", 34_605_056),
+    ]
 
 
 # ---------------------------------------------------------------------- trees

@@ -148,7 +148,8 @@ def _alike(sheet: Sheet, summed: Sequence[int], references: Sequence[int]) -> It
     columns = list(zip(*sheet.rows))
     names = columns[0]
     keys: list[Iterable[Any]] = [map(_pattern, names)]
-    keys += [columns[i] for i in range(1, len(columns)) if i not in summed and i not in references]
+    free = references if sheet.folds_equal_only else [*summed, *references]
+    keys += [columns[i] for i in range(1, len(columns)) if i not in free]
     keys += [map(_relative, columns[i], names) for i in references]
     groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
     for row, key in enumerate(zip(*keys)):

@@ -87,6 +87,8 @@ class Sheet:
     """True: repeated blocks may be folded on a terminal (first column holds names)."""
     fold_sums: tuple[str, ...] = ()
     """Keys of the columns that are added up when rows are folded; all others must be equal."""
+    folds_equal_only: bool = False
+    """True: rows are folded only where the columns that are added up are equal, too."""
 
     def for_people(self) -> Sheet:
         """The sheet without its hidden columns."""

@@ -239,7 +239,16 @@ def count_groups(reports: Sequence[CountReport]) -> Sheet:
     if len(reports) > 1:
         columns = (Column("target", "target", "name"), *columns)
         rows = [(report.target, *row) for report in reports for row in _group_rows(report)]
-    return Sheet("count", columns, rows, rows_key="groups", hidden=frozenset(hidden))
+    return Sheet(
+        "count",
+        columns,
+        rows,
+        rows_key="groups",
+        hidden=frozenset(hidden),
+        foldable=len(reports) == 1,
+        fold_sums=_GROUP_KEYS[1:],
+        folds_equal_only=True,
+    )
 
 
 def _group_rows(report: CountReport) -> list[tuple[Any, ...]]:
