@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelinspect.errors import (
     CheckpointError,
@@ -28,11 +28,11 @@ from modelinspect.tensors import Checkpoint
 
 __all__ = ["FOREIGN", "FORMATS", "Format", "NotThisFormat", "open_checkpoint", "open_file"]
 
-HEAD_BYTES = 64
+HEAD_BYTES = 512
 """Bytes that every check below may look at."""
 
 
-class NotThisFormat(CheckpointError):
+class NotThisFormat(CheckpointError):  # noqa: N818 - it is no error where another reader follows
     """A reader does not take the file for its own; the message says why."""
 
 
@@ -59,17 +59,21 @@ def _not_safetensors(head: bytes, size: int) -> str | None:
     return None
 
 
-def _not_zip(head: bytes, size: int) -> str | None:
+def _not_zip(head: bytes, size: int) -> str | None:  # noqa: ARG001
     return None if head[:4] in (b"PK\x03\x04", b"PK\x05\x06") else "does not begin with PK 03 04"
 
 
 # The first pickle of a legacy file is the integer 0x1950a86a20f9469cfc6c, as LONG1
-# after a protocol mark (torch/serialization.py, MAGIC_NUMBER).
+# after a protocol mark and from protocol 4 on the mark of a frame; as decimal text in
+# protocols 0 and 1 (torch/serialization.py, MAGIC_NUMBER).
 _LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+_LEGACY_MAGIC_TEXT = b"L119547037146038801333356L"
 
 
-def _not_legacy(head: bytes, size: int) -> str | None:
-    return None if _LEGACY_MAGIC in head[:16] else "does not begin with the magic number of torch before 1.6"
+def _not_legacy(head: bytes, size: int) -> str | None:  # noqa: ARG001
+    if _LEGACY_MAGIC in head[:32] or head.startswith(_LEGACY_MAGIC_TEXT):
+        return None
+    return "does not begin with the magic number of torch before 1.6"
 
 
 FORMATS: tuple[Format, ...] = (
@@ -107,9 +111,10 @@ FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "Zstandard", "unpack it with zstd -d first"),
     (b"7z\xbc\xaf\x27\x1c", "7-Zip", "unpack it with 7z x first"),
     (b"Rar!\x1a\x07", "RAR", "unpack it first"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file", "fetch the file with git lfs pull"),
     (b"<!DOCTYPE", "an HTML page", "the download fetched a web page instead of the file"),
     (b"<html", "an HTML page", "the download fetched a web page instead of the file"),
+    (b"sys_info\x00", "a tar archive of torch 0.1 (2016-17)", "load it with torch and save it again"),
 )
 
 
@@ -129,7 +134,7 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
     target = path if target is None else target
     with _no_collector():
         if os.path.isdir(path):
-            return _directory_module().read_directory(path, target)  # type: ignore[no-any-return]
+            return _directory_module().read_directory(path, target)
         if path.endswith(".index.json"):
             return _directory_module().read_index(path, target)  # type: ignore[no-any-return]
         return open_file(path, target, read_as)
@@ -141,8 +146,17 @@ def open_file(path: str, target: str, read_as: str | None = None) -> Checkpoint:
         if source.size == 0:
             raise UnrecognisedFileError(f"{visible(target)} is empty", details=("it has 0 bytes",))
         if read_as is not None:
-            return _reader(_named(read_as).module)(source, target)
+            return _forced(source, target, _named(read_as))
         return _first_reader(source, target)
+
+
+def _forced(source: ByteSource, target: str, row: Format) -> Checkpoint:
+    try:
+        return _reader(row.module)(source, target)
+    except NotThisFormat as error:
+        raise UnrecognisedFileError(
+            f"{visible(target)} cannot be read as {row.name}", details=(error.message,)
+        ) from error
 
 
 def _first_reader(source: ByteSource, target: str) -> Checkpoint:
@@ -160,7 +174,7 @@ def _first_reader(source: ByteSource, target: str) -> Checkpoint:
 
 
 def _unrecognised(target: str, head: bytes, tried: list[str]) -> UnrecognisedFileError:
-    known = next(((name, advice) for start, name, advice in FOREIGN if head.startswith(start)), None)
+    known = _known(head)
     first = f"first bytes: {head[:8].hex(' ')}"
     if known is not None:
         return UnrecognisedFileError(
@@ -173,6 +187,18 @@ def _unrecognised(target: str, head: bytes, tried: list[str]) -> UnrecognisedFil
         details=(first, "tried: " + ", ".join(tried)),
         hint="--read-as NAME reads it as NAME anyway",
     )
+
+
+def _known(head: bytes) -> tuple[str, str] | None:
+    """What the file is where that is known, and what to do about it."""
+    for start, name, advice in FOREIGN:
+        if head.startswith(start):
+            return name, advice
+    if head[257:262] == b"ustar":
+        return "a tar archive", "unpack it with tar -xf first"
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5") and len(head) > 32:
+        return "a plain pickle, not written by torch.save", "save what it holds with torch.save"
+    return None
 
 
 def _by_suffix(path: str) -> list[Format]:
@@ -192,7 +218,7 @@ def _reader(module: str) -> Callable[[ByteSource, str], Checkpoint]:
     return import_module(module).read  # type: ignore[no-any-return]
 
 
-def _directory_module():  # type: ignore[no-untyped-def]
+def _directory_module() -> Any:
     return import_module("modelinspect.readers.directories.sharded")
 
 
@@ -210,4 +236,8 @@ def _no_collector() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if gc.get_freeze_count() == 0:
+                # Makes old what is there, for nothing; else the next allocation walks all of it.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

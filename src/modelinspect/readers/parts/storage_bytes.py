@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from modelinspect.errors import CheckpointError, DamagedFileError, visible
+from modelinspect.readers.parts.zip_directory import read_directory
 from modelinspect.readers.source import ByteSource, open_local
 from modelinspect.tensors import Storage
 
@@ -30,6 +31,7 @@ class StorageReader:
         self._open_source = open_source
         self._open: OrderedDict[str, ByteSource] = OrderedDict()
         self._read_before = 0
+        self._last_unpacked: tuple[Storage, Callable[[int, int], bytes]] | None = None
 
     def read(self, storage: Storage, first: int, n: int) -> bytes:
         """
@@ -46,10 +48,7 @@ class StorageReader:
                 details=(f"{n:,} bytes at byte {first:,} are needed",),
             )
         if storage.offset is None:
-            raise CheckpointError(
-                f"storage {visible(storage.key)!r} does not lie in its file as it is"
-                " (compressed, or never saved)"
-            )
+            return self._unpacked(storage)(first, n)
         what = f"storage {visible(storage.key)!r}"
         return self._source(storage.file).read(storage.offset + first, n, what)
 
@@ -60,6 +59,7 @@ class StorageReader:
 
     def close(self) -> None:
         """Let go of all files."""
+        self._last_unpacked = None
         while self._open:
             self._close_oldest()
 
@@ -77,6 +77,28 @@ class StorageReader:
             source = self._open[path] = self._open_source(path)
         self._open.move_to_end(path)
         return source
+
+    def _unpacked(self, storage: Storage) -> Callable[[int, int], bytes]:
+        """Of a compressed zip record; torch never writes one, a repacked file may hold them."""
+        if self._last_unpacked is None or self._last_unpacked[0] != storage:
+            self._last_unpacked = None  # one at a time is in memory
+            self._last_unpacked = storage, self._unpack(storage)
+        return self._last_unpacked[1]
+
+    def _unpack(self, storage: Storage) -> Callable[[int, int], bytes]:
+        nowhere = CheckpointError(f"the bytes of {visible(storage.key)!r} do not lie in a file as they are")
+        if not storage.file:
+            raise nowhere
+        directory = read_directory(self._source(storage.file))
+        number = directory.find(directory.root + b"/data/" + storage.key.encode("utf-8", "surrogateescape"))
+        if number is None:
+            raise nowhere
+        record = directory.record(number)
+        if record.size != storage.nbytes:
+            raise DamagedFileError(
+                f"record {visible(record.name)} holds {record.size:,} bytes, not {storage.nbytes:,}"
+            )
+        return directory.opened(record)
 
     def _close_oldest(self) -> None:
         _, source = self._open.popitem(last=False)

@@ -1,0 +1,245 @@
+"""
+What torch.save writes since 1.6: a zip archive of a pickle and one record a storage.
+
+``ROOT/data.pkl`` is the object, ``ROOT/data/KEY`` the bytes of a storage,
+``ROOT/byteorder`` says ``little`` or ``big``. ROOT is the folder of the
+archive's first record (torch 2.13, ``torch/serialization.py`` and
+``caffe2/serialize/inline_container.cc``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from modelinspect.dtypes import DType
+from modelinspect.errors import DamagedFileError, ModelInspectError, visible
+from modelinspect.readers.parts.pickle_machine import Feed, read_pickle
+from modelinspect.readers.parts.pickle_symbols import Global, PersistentId, Pickle
+from modelinspect.readers.parts.torch_checkpoint import assemble
+from modelinspect.readers.parts.torch_objects import STORAGE_TYPES, HeldStorage, read_claim
+from modelinspect.readers.parts.zip_directory import STORED, ZipDirectory, read_directory
+from modelinspect.readers.registry import NotThisFormat
+from modelinspect.readers.source import ByteSource
+from modelinspect.tensors import Checkpoint, Storage
+
+__all__ = ["read"]
+
+ByteOrder = Literal["little", "big"]
+Place = Callable[[str, int, str], "tuple[Storage, str | None]"]
+"""Given key, bytes and device of a storage: where it is, and why it can't be used."""
+
+_new_storage = tuple.__new__  # half the time of calling the named tuple
+
+
+def read(source: ByteSource, target: str) -> Checkpoint:
+    """
+    Read a torch zip archive; no tensor's bytes are touched.
+
+    Raises:
+        NotThisFormat: It is a zip archive of something else.
+        DamagedFileError: It is truncated or makes no sense.
+        LimitError: It claims more than a limit allows.
+    """
+    try:
+        directory = read_directory(source)
+    except DamagedFileError as error:
+        raise _what_is_left(source, target, error) from error
+    number = directory.find(directory.root + b"/data.pkl")
+    if number is None or directory.find(directory.root + b"/constants.pkl") is not None:
+        raise NotThisFormat(_what_it_is(directory))
+    record = directory.record(number)
+    feed = Feed(directory.opened(record), record.size, f"{target}: {record.name}")
+    pickle = read_pickle(feed)
+    order = _byteorder(directory, target)
+    records = _Records(directory, order)
+    held, notes = _bind(pickle.pids, records.place)
+    if pickle.end < record.size:
+        notes.append(f"{record.size - pickle.end:,} bytes follow the pickle in {visible(record.name)}")
+    if order == "big":
+        notes.append("its numbers are stored big-endian")
+    notes += [*records.notes(), *directory.disagreements]
+    return assemble(source, target, "torch-zip", [pickle], record.name, held, notes)
+
+
+def _byteorder(directory: ZipDirectory, target: str) -> ByteOrder:
+    number = directory.find(directory.root + b"/byteorder")
+    if number is None:
+        return "little"  # as torch takes it where the record is missing
+    text = directory.content(directory.record(number), 16)
+    if text not in (b"little", b"big"):
+        raise DamagedFileError(
+            f"{visible(target)} is damaged",
+            details=(f"its byte order is {visible(repr(text))}; little and big are known",),
+        )
+    return "big" if text == b"big" else "little"
+
+
+class _Records:
+    """Finds the records that storages are kept in, and remembers which were wanted."""
+
+    def __init__(self, directory: ZipDirectory, order: ByteOrder) -> None:
+        self.directory = directory
+        self.sizes, self.marks, self.data = directory.sizes, directory.marks, directory.data
+        self.order = order
+        self.path = directory.source.path
+        self.find = directory.find
+        self.prefix = directory.root + b"/data/"
+        self.folder = self.prefix.decode("utf-8", "backslashreplace")
+        self.wanted: list[int] = []
+
+    def place(self, key: str, nbytes: int, device: str) -> tuple[Storage, str | None]:
+        """The storage of a key, and why it can't be used."""
+        shown = self.folder + key
+        number = self.find(self.prefix + key.encode("utf-8", "surrogatepass"))
+        if number is None:
+            # Old versions saved meta tensors with a storage and no bytes.
+            fault = None if device == "meta" else f"record {visible(shown)} is missing"
+            return Storage(self.path, shown, None, nbytes, device, self.order), fault
+        self.wanted.append(number)
+        size = self.sizes[number]
+        offset = self.data[number] if self.marks[number][2:] == b"\0\0" else None
+        fault = None if size == nbytes else self._fault(shown, size, nbytes)
+        return _new_storage(Storage, (self.path, shown, offset, size, device, self.order)), fault
+
+    def _fault(self, shown: str, size: int, claimed: int) -> str:
+        return f"record {visible(shown)} holds {size:,} bytes, the pickle claims {claimed:,}"
+
+    def notes(self) -> list[str]:
+        """Records of data that no storage refers to."""
+        wanted, prefix = set(self.wanted), self.prefix.lower()
+        sizes = [
+            size
+            for number, (name, size) in enumerate(zip(self.directory.names, self.sizes))
+            if number not in wanted and size and name.lower().startswith(prefix)
+        ]
+        if not sizes:
+            return []
+        return [f"{len(sizes):,} of its records of data ({sum(sizes):,} bytes) belong to no tensor"]
+
+
+def _bind(pids: Iterable[PersistentId], place: Place) -> tuple[dict[str, HeldStorage], list[str]]:
+    """
+    Give every persistent id its storage.
+
+    torch reads a storage where it is first named; a later id of the same key
+    gets that one, whatever type it claims.
+    """
+    held: dict[str, HeldStorage] = {}
+    notes: list[str] = []
+    types: dict[object, tuple[DType | None, int]] = {}
+    for pid in pids:
+        claim = pid.pid
+        # Almost every id is of one form, for which read_claim is too thorough.
+        if type(claim) is tuple and len(claim) == 5:
+            _, kind, key, device, numel = claim
+            if (
+                type(kind) is Global
+                and kind in types
+                and type(key) is type(device) is str
+                and type(numel) is int
+            ):
+                dtype, itemsize = types[kind]
+                nbytes = numel * itemsize
+                if key not in held and claim[0] == "storage" and nbytes >= 0:
+                    storage, fault = place(key, nbytes, device)
+                    pid.meaning = held[key] = HeldStorage(storage, dtype, 0, nbytes, fault)
+                    continue
+        checked = read_claim(claim)
+        if isinstance(checked, str):
+            pid.meaning = HeldStorage(Storage("", "", None, 0), None, 0, 0, checked)
+            continue
+        types[claim[1]] = STORAGE_TYPES[claim[1].name]
+        key, dtype, _, nbytes, device, _ = checked
+        known = held.get(key)
+        if known is None:
+            storage, fault = place(key, nbytes, device)
+            known = held[key] = HeldStorage(storage, dtype, 0, nbytes, fault)
+        elif (dtype is not known.dtype or nbytes != known.nbytes) and not notes:
+            notes.append(f"storage {visible(key)} is named with two types or sizes; torch takes the first")
+        pid.meaning = known
+    return held, notes
+
+
+# -- zip archives of something else ------------------------------------------------------
+
+
+def _what_it_is(directory: ZipDirectory) -> str:
+    """Why it is no file of torch.save, and what it looks like instead."""
+    names = {name.partition(b"/")[2] for name in directory.names}
+    whole = set(directory.names)
+    if b"constants.pkl" in names:
+        return "a TorchScript archive (torch.jit.save), which is not read yet"
+    if b"archive_format" in names or b"serialized_exported_program.json" in whole:
+        return "a torch.export archive (.pt2), which is not read yet"
+    if b".data/extern_modules" in names:
+        return "a torch.package archive, which is not read yet"
+    if {b"metadata.json", b"config.json"} <= whole:
+        return "a Keras model (.keras), which is not read"
+    if all(name.endswith(b".npy") for name in whole):
+        return "a NumPy archive (.npz), which is not read yet"
+    if b"[Content_Types].xml" in whole:
+        return "an Office document"
+    if b"META-INF/MANIFEST.MF" in whole:
+        return "a Java archive"
+    if any(name.endswith(b".dist-info/WHEEL") for name in whole):
+        return "a Python wheel"
+    inside = [name for name in directory.names if name.endswith((b".pt", b".pth", b".ckpt", b".safetensors"))]
+    if inside:
+        shown = visible(inside[0].decode("utf-8", "backslashreplace")[:80])
+        return f"a zip archive that has checkpoints inside, {shown} among them: unpack it first"
+    return "a zip archive without data.pkl in its first folder"
+
+
+# -- archives without their end ----------------------------------------------------------
+
+
+def _what_is_left(source: ByteSource, target: str, error: DamagedFileError) -> DamagedFileError:
+    """
+    Say which tensor is the first that a truncated archive lacks.
+
+    The pickle is the first record and ends itself, so it is mostly whole; the
+    storages follow in the order in which it names them.
+    """
+    details = error.details
+    try:
+        pickle, end = _first_pickle(source, target)
+        room = _Room(source, end)
+        held, _ = _bind(pickle.pids, room.place)
+        details = (*details, f"its pickle is whole: {len(held):,} storages, {room.claimed:,} bytes")
+        assemble(source, target, "torch-zip", [pickle], "data.pkl", held, ())
+    except ModelInspectError as missing:
+        details = (*details, *(missing.details if missing is not error else ()))
+    return DamagedFileError(error.message, details=details, hint=error.hint)
+
+
+def _first_pickle(source: ByteSource, target: str) -> tuple[Pickle, int]:
+    """The pickle of the record at the start of the file, and the byte after it."""
+    head = source.read(0, 30, "the first local header")
+    name_bytes, extra_bytes = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+    name = source.read(30, name_bytes, "the first record's name")
+    method = int.from_bytes(head[8:10], "little")
+    if not name.endswith(b"/data.pkl") or method != STORED or head[:4] != b"PK\3\4":
+        raise DamagedFileError(f"{visible(target)} is a damaged zip archive")
+    start = 30 + name_bytes + extra_bytes
+    feed = Feed(lambda at, n: source.read(start + at, n), source.size - start, f"{target}: data.pkl", False)
+    pickle = read_pickle(feed)
+    return pickle, start + pickle.end
+
+
+class _Room:
+    """Lays storages out behind each other, with the least that a record takes between them."""
+
+    def __init__(self, source: ByteSource, start: int) -> None:
+        self.source = source
+        self.position = start
+        self.claimed = 0
+
+    def place(self, key: str, nbytes: int, device: str) -> tuple[Storage, str | None]:
+        """The storage; a fault where the file can't reach so far."""
+        self.claimed += nbytes
+        self.position += 30 + len(f"/data/{key}") + nbytes
+        fault = None
+        if self.position > self.source.size:
+            fault = f"record data/{visible(key)} is cut off or missing: the file has too few bytes for it"
+        return Storage(self.source.path, key, None, nbytes, device), fault

@@ -1,0 +1,826 @@
+"""
+Read a pickle without running it.
+
+A pickle is a program for a stack machine (the opcodes are listed in CPython's
+``Lib/pickletools.py``). This machine runs all of them, protocols 0 to 5, and
+makes *symbols* where Python's would import and call: a :class:`Global` is a
+name, a :class:`Call` is what would have been called with which arguments.
+Nothing is imported, nothing is called, and there is no recursion.
+
+Numbers, texts, bytes, tuples and lists become Python's own. Dictionaries and
+sets become :class:`PickledDict` and :class:`PickledSet`, which never hash what
+they hold: a nested tuple that takes 200 bytes can take years to hash.
+"""
+
+from __future__ import annotations
+
+import struct
+from _codecs import escape_decode
+from collections.abc import Callable
+from typing import Any, Literal
+
+from modelinspect.errors import DamagedFileError, LimitError, visible
+from modelinspect.readers.parts.pickle_symbols import (
+    Blob,
+    Call,
+    Extension,
+    Finding,
+    Global,
+    OutOfBand,
+    PersistentId,
+    Pickle,
+    PickledDict,
+    PickledSet,
+)
+
+__all__ = ["Feed", "read_pickle"]
+
+# Limits on what a pickle may claim. An honest one stays far below all of them.
+MAX_TEXT_BYTES = 1 << 20
+"""Longer texts and byte strings are passed over; their place is kept as a Blob."""
+MAX_LINE_BYTES = 1 << 16
+"""Of the opcodes that end with a line feed: names, decimal numbers, quoted texts."""
+MAX_INTEGER_BYTES = 64
+"""Longer integers are passed over as a Blob."""
+FREE_OBJECTS = 1_000_000
+"""Containers, calls and marks that any pickle may make ..."""
+BYTES_PER_OBJECT = 4
+"""... and one more for each of so many bytes. torch writes one for some 20 bytes."""
+MAX_STACK = 8_000_000
+MAX_FINDINGS = 100
+_WINDOW = 1 << 20
+_FIRST_STEP = 1 << 12
+
+_unpack_u16 = struct.Struct("<H").unpack_from
+_unpack_u32 = struct.Struct("<I").unpack_from
+_unpack_i32 = struct.Struct("<i").unpack_from
+_unpack_f64 = struct.Struct(">d").unpack_from
+
+
+class Feed:
+    """
+    A window that moves over a record, so that long ones are never held whole.
+
+    Args:
+        fetch: Given a first byte and a length, that many bytes of the record.
+        size: Bytes that there are.
+        where: Names the record in errors.
+        eager: The record is all pickle: read big pieces. Otherwise data may
+            follow, of which as little as possible is read.
+    """
+
+    __slots__ = ("base", "data", "eager", "fetch", "size", "where")
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int, where: str, eager: bool = True) -> None:
+        self.fetch = fetch
+        self.size = size
+        self.where = where
+        self.eager = eager
+        self.base = 0
+        self.data = b""
+
+    def slide(self, begin: int, end: int) -> None:
+        """
+        Let the window begin at *begin* and reach to *end* or further.
+
+        Raises:
+            DamagedFileError: The record ends before *end*.
+        """
+        if end > self.size:
+            raise self.damaged(
+                begin, f"{end - begin:,} bytes are needed, {self.size - begin:,} are left", True
+            )
+        kept = self.data[begin - self.base :] if begin >= self.base else b""
+        have = begin + len(kept)
+        step = _WINDOW if self.eager else min(_WINDOW, max(_FIRST_STEP, begin // 8))
+        wanted = min(max(end - have, step), self.size - have)
+        self.data = kept + self.fetch(have, wanted) if wanted > 0 else kept
+        self.base = begin
+
+    def damaged(self, position: int, reason: str, truncated: bool = False) -> DamagedFileError:
+        """The error for a pickle that makes no sense at *position*."""
+        what = "is truncated" if truncated else "is damaged"
+        return DamagedFileError(
+            f"{visible(self.where)} {what}",
+            details=(f"pickle, byte {position:,}: {reason}",),
+            hint="compare its size with the original; a download may have stopped early"
+            if truncated
+            else None,
+        )
+
+
+def read_pickle(feed: Feed, begin: int = 0) -> Pickle:
+    """
+    Interpret one pickle up to its STOP.
+
+    Raises:
+        DamagedFileError: It ends too early or makes no sense.
+        LimitError: It asks for more than a limit allows.
+    """
+    return _Machine(feed, begin).load()
+
+
+class _NeedMoreError(Exception):
+    """The window ends inside an argument."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+
+
+_UNSET: Any = object()
+
+# Opcodes with arguments of fixed size, to tell an early end from an empty stack.
+_ARGUMENT_BYTES = {
+    0x4B: 1, 0x4D: 2, 0x4A: 4, 0x47: 8, 0x68: 1, 0x6A: 4, 0x71: 1, 0x72: 4, 0x58: 4, 0x54: 4, 0x55: 1,
+    0x42: 4, 0x43: 1, 0x80: 1, 0x82: 1, 0x83: 2, 0x84: 4, 0x8A: 1, 0x8B: 4, 0x8C: 1, 0x8D: 8, 0x8E: 8,
+    0x95: 8, 0x96: 8,
+}  # fmt: skip
+
+
+class _Machine:
+    """
+    The state between two windows, and the opcodes that are rare.
+    """
+
+    def __init__(self, feed: Feed, begin: int) -> None:
+        self.feed = feed
+        self.at = begin
+        self.stack: list[Any] = []
+        self.frames: list[list[Any]] = []
+        self.memo: list[Any] = []
+        self.room = FREE_OBJECTS
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.calls: list[Call] = []
+        self.pids: list[PersistentId] = []
+        self.findings: list[Finding] = []
+        self.protocol = 0
+        self.frame_end = 0
+        self.begin = begin
+
+    def load(self) -> Pickle:
+        """Run, window after window, until STOP."""
+        wanted = self.at + 1
+        while wanted:
+            base, length = self.feed.base, len(self.feed.data)
+            if not base <= self.at <= wanted <= base + length:
+                self.feed.slide(self.at, wanted)
+                self._check_limits()
+            wanted = self._run()
+        if not self.stack:
+            raise self.feed.damaged(self.at - 1, "it ends with nothing on its stack")
+        ordered = sorted(self.globals.values(), key=lambda name: name.position)
+        return Pickle(self.stack[-1], self.at, ordered, self.calls, self.pids, self.findings, self.protocol)
+
+    def _check_limits(self) -> None:
+        """Once a window, which is short enough that little can happen in one."""
+        self.room += len(self.feed.data) // BYTES_PER_OBJECT
+        if self.room < 0:
+            most = f"{FREE_OBJECTS:,} and one for every {BYTES_PER_OBJECT} bytes"
+            raise self.limit(f"more objects than are allowed ({most})")
+        if len(self.stack) > MAX_STACK:
+            raise self.limit(f"more than {MAX_STACK:,} objects on the stack")
+
+    def limit(self, reason: str) -> LimitError:
+        """The error for a pickle that claims too much."""
+        return LimitError(
+            f"{visible(self.feed.where)} claims more than is read",
+            details=(f"pickle, near byte {self.at:,}: {reason}",),
+        )
+
+    def find(self, position: int, text: str) -> None:
+        """Remember something odd."""
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(position, text))
+
+    def _run(self) -> int:  # noqa: C901, PLR0912, PLR0915 - see its docstring
+        """
+        Run until STOP (returns 0) or until the window ends (returns the byte
+        that it has to reach). Every opcode reads its argument before it changes
+        anything, so that one cut off by the window is simply run again.
+
+        Long on purpose: names that are local, opcodes by frequency in torch's
+        files and no call for the frequent ones make it five times as fast as a
+        table of functions.
+        """
+        feed = self.feed
+        data, base = feed.data, feed.base
+        size = len(data)
+        stack, frames, memo = self.stack, self.frames, self.memo
+        calls, pids = self.calls, self.pids
+        room = self.room
+        unpack_u32 = _unpack_u32
+        start = pos = self.at - base
+        wanted = 0
+        try:
+            while True:
+                start = pos
+                op = data[pos]
+                if op == 0x4B:  # BININT1
+                    stack.append(data[pos + 1])
+                    pos += 2
+                    continue
+                if op == 0x68:  # BINGET
+                    item = memo[data[pos + 1]]
+                    if item is _UNSET:
+                        raise feed.damaged(base + pos, "it reads a memo entry that was never written")
+                    stack.append(item)
+                    pos += 2
+                    continue
+                if op == 0x28:  # MARK
+                    frames.append(stack)
+                    stack = []
+                    pos += 1
+                    room -= 1
+                    continue
+                if op == 0x58:  # BINUNICODE
+                    begin = pos + 5
+                    end = begin + unpack_u32(data, pos + 1)[0]
+                    if end > size or end - begin > MAX_TEXT_BYTES:
+                        stack.append(self._long_text(begin, end))
+                    else:
+                        try:
+                            stack.append(data[begin:end].decode())
+                        except UnicodeDecodeError:
+                            stack.append(self._odd_text(data[begin:end], base + pos))
+                    pos = end
+                elif op == 0x74:  # TUPLE
+                    item = tuple(stack)
+                    stack = frames.pop()
+                    stack.append(item)
+                    pos += 1
+                elif op == 0x52:  # REDUCE
+                    item = stack.pop()
+                    item = Call(stack[-1], item)
+                    stack[-1] = item
+                    calls.append(item)
+                    pos += 1
+                    room -= 1
+                elif op == 0x72:  # LONG_BINPUT
+                    index = unpack_u32(data, pos + 1)[0]
+                    if index == len(memo):
+                        memo.append(stack[-1])
+                    else:
+                        self._put(index, stack[-1], base + pos)
+                    pos += 5
+                    continue
+                elif op == 0x51:  # BINPERSID
+                    item = PersistentId(stack[-1])
+                    stack[-1] = item
+                    pids.append(item)
+                    pos += 1
+                    room -= 1
+                    continue
+                elif op == 0x86:  # TUPLE2
+                    item = stack.pop()
+                    stack[-1] = (stack[-1], item)
+                    pos += 1
+                    room -= 1
+                elif op == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                    pos += 1
+                    room -= 1
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                    pos += 1
+                    continue
+                elif op == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
+                    pos += 1
+                    continue
+                elif op == 0x4D:  # BININT2
+                    stack.append(data[pos + 1] | data[pos + 2] << 8)
+                    pos += 3
+                    continue
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    begin = pos + 2
+                    end = begin + data[pos + 1]
+                    if end > size:
+                        raise _NeedMoreError(base + end)
+                    try:
+                        stack.append(data[begin:end].decode())
+                    except UnicodeDecodeError:
+                        stack.append(self._odd_text(data[begin:end], base + pos))
+                    pos = end
+                elif op == 0x6A:  # LONG_BINGET
+                    item = memo[unpack_u32(data, pos + 1)[0]]
+                    if item is _UNSET:
+                        raise feed.damaged(base + pos, "it reads a memo entry that was never written")
+                    stack.append(item)
+                    pos += 5
+                    continue
+                elif op == 0x4A:  # BININT
+                    stack.append(_unpack_i32(data, pos + 1)[0])
+                    pos += 5
+                    continue
+                elif op == 0x87:  # TUPLE3
+                    third = stack.pop()
+                    item = stack.pop()
+                    stack[-1] = (stack[-1], item, third)
+                    pos += 1
+                    room -= 1
+                elif op == 0x88:  # NEWTRUE
+                    stack.append(True)
+                    pos += 1
+                    continue
+                elif op == 0x4E:  # NONE
+                    stack.append(None)
+                    pos += 1
+                    continue
+                elif op == 0x47:  # BINFLOAT
+                    stack.append(_unpack_f64(data, pos + 1)[0])
+                    pos += 9
+                    continue
+                elif op == 0x7D:  # EMPTY_DICT
+                    stack.append(PickledDict([]))
+                    pos += 1
+                    room -= 2
+                elif op == 0x5D:  # EMPTY_LIST
+                    stack.append([])
+                    pos += 1
+                    room -= 1
+                elif op == 0x2E:  # STOP
+                    self.stack = stack
+                    self.at = base + pos + 1
+                    return 0
+                else:
+                    self.stack, self.room = stack, room
+                    self.at = base + pos
+                    pos = _RARE.get(op, _Machine._unknown)(self, pos)
+                    stack, room = self.stack, self.room
+                # What falls through is mostly kept in the memo at once: spare it a round.
+                start = pos
+                op = data[pos]
+                if op == 0x72:  # LONG_BINPUT
+                    index = unpack_u32(data, pos + 1)[0]
+                    if index == len(memo):
+                        memo.append(stack[-1])
+                    else:
+                        self._put(index, stack[-1], base + pos)
+                    pos += 5
+                elif op == 0x94:  # MEMOIZE
+                    memo.append(stack[-1])
+                    pos += 1
+        except _NeedMoreError as need:
+            wanted = need.end
+        except (IndexError, struct.error):
+            wanted = self._shortage(start)
+        self.stack, self.room = stack, room
+        self.at = base + start
+        return wanted
+
+    def _shortage(self, start: int) -> int:
+        """The byte that the window has to reach; an error where that would not help."""
+        feed = self.feed
+        left = len(feed.data) - start
+        absolute = feed.base + start
+        needed = 1 + (_ARGUMENT_BYTES.get(feed.data[start], 0) if left > 0 else 0)
+        if left < needed:
+            return absolute + needed
+        raise feed.damaged(absolute, "it takes more from its stack or memo than they hold")
+
+    # -- texts and numbers ---------------------------------------------------------
+
+    def _long_text(self, begin: int, end: int) -> Blob:
+        """A text that the window does not hold, or that nobody wants held."""
+        base = self.feed.base
+        return self._blob("text", begin, end, base)
+
+    def _blob(self, kind: Literal["text", "bytes", "integer"], begin: int, end: int, base: int) -> Blob:
+        if base + end > self.feed.size:
+            left = self.feed.size - base - begin
+            reason = f"a {kind} of {end - begin:,} bytes begins here, {left:,} are left"
+            raise self.feed.damaged(base + begin, reason, True)
+        if end - begin <= MAX_TEXT_BYTES and kind != "integer":
+            raise _NeedMoreError(base + end)
+        return Blob(kind, end - begin, base + begin)
+
+    def _odd_text(self, raw: bytes, position: int) -> str:
+        try:
+            return raw.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise self.feed.damaged(position, "a text is not UTF-8") from None
+
+    def _slice(self, kind: Literal["text", "bytes"], begin: int, length: int) -> tuple[bytes | Blob, int]:
+        """Raw bytes of the window, or a Blob, and where they end."""
+        end = begin + length
+        if end > len(self.feed.data) or length > MAX_TEXT_BYTES:
+            return self._blob(kind, begin, end, self.feed.base), end
+        return self.feed.data[begin:end], end
+
+    def _line(self, begin: int) -> tuple[bytes, int]:
+        """The text up to the next line feed, and where the line after it begins."""
+        data, base = self.feed.data, self.feed.base
+        end = data.find(b"\n", begin, begin + MAX_LINE_BYTES)
+        if end >= 0:
+            return data[begin:end], end + 1
+        if len(data) - begin >= MAX_LINE_BYTES:
+            raise self.limit(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+        if base + len(data) >= self.feed.size:
+            raise self.feed.damaged(base + begin, "a line has no end", True)
+        raise _NeedMoreError(min(base + begin + MAX_LINE_BYTES, self.feed.size))
+
+    def _text_line(self, begin: int) -> tuple[str, int]:
+        line, end = self._line(begin)
+        return line.decode("utf-8", "backslashreplace"), end
+
+    def _number(self, begin: int, make: Callable[[bytes], Any]) -> tuple[Any, int]:
+        line, end = self._line(begin)
+        if len(line) > 3 * MAX_INTEGER_BYTES:
+            return Blob("integer", len(line), self.feed.base + begin), end
+        try:
+            return make(line), end
+        except ValueError:
+            raise self.feed.damaged(self.at, f"{visible(repr(line[:40]))} is not a number") from None
+
+    def _little(self, begin: int, length: int) -> int:
+        """An unsigned number of *length* bytes."""
+        raw = self.feed.data[begin : begin + length]
+        if len(raw) < length:
+            raise _NeedMoreError(self.feed.base + begin + length)
+        return int.from_bytes(raw, "little")
+
+    # -- rare opcodes: each is given its place in the window and returns the next one ------
+
+    def _unknown(self, pos: int) -> int:
+        raise self.feed.damaged(self.at, f"{self.feed.data[pos]:#04x} is not an opcode")
+
+    def _proto(self, pos: int) -> int:
+        version = self._little(pos + 1, 1)
+        if version > 5:
+            raise self.feed.damaged(self.at, f"pickle protocol {version} is not known (0 to 5 are)")
+        self.protocol = version
+        return pos + 2
+
+    def _frame(self, pos: int) -> int:
+        length = self._little(pos + 1, 8)
+        if self.at < self.frame_end:
+            self.find(self.at, "a frame begins inside another frame")
+        self.frame_end = self.at + 9 + length
+        if self.frame_end > self.feed.size:
+            self.find(self.at, f"a frame claims {length:,} bytes, more than there are")
+        return pos + 9
+
+    def _pop(self, pos: int) -> int:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.stack = self.frames.pop()
+        return pos + 1
+
+    def _pop_mark(self, pos: int) -> int:
+        self.stack = self.frames.pop()
+        return pos + 1
+
+    def _dup(self, pos: int) -> int:
+        self.stack.append(self.stack[-1])
+        return pos + 1
+
+    def _int(self, pos: int) -> int:
+        value, end = self._number(pos + 1, int)
+        line = self.feed.data[pos + 1 : end - 1]
+        self.stack.append(line == b"01" if line in (b"00", b"01") else value)
+        return end
+
+    def _long(self, pos: int) -> int:
+        value, end = self._number(pos + 1, lambda line: int(line.removesuffix(b"L")))
+        self.stack.append(value)
+        return end
+
+    def _float(self, pos: int) -> int:
+        value, end = self._number(pos + 1, float)
+        self.stack.append(value)
+        return end
+
+    def _long1(self, pos: int) -> int:
+        return self._binary_long(pos + 2, self._little(pos + 1, 1))
+
+    def _long4(self, pos: int) -> int:
+        length = self._little(pos + 1, 4)
+        if length >= 1 << 31:
+            raise self.feed.damaged(self.at, "an integer of negative length")
+        return self._binary_long(pos + 5, length)
+
+    def _binary_long(self, begin: int, length: int) -> int:
+        end = begin + length
+        if length > MAX_INTEGER_BYTES:
+            self.stack.append(self._blob("integer", begin, end, self.feed.base))
+            self.find(self.at, f"an integer of {length:,} bytes")
+            return end
+        self._little(begin, length)
+        self.stack.append(int.from_bytes(self.feed.data[begin:end], "little", signed=True))
+        return end
+
+    def _string(self, pos: int) -> int:
+        line, end = self._line(pos + 1)
+        line = line.strip()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise self.feed.damaged(self.at, "a text of protocol 0 is not quoted")
+        try:
+            self.stack.append(_python2_text(escape_decode(line[1:-1])[0]))
+        except ValueError:
+            raise self.feed.damaged(self.at, "a text holds an escape that makes no sense") from None
+        return end
+
+    def _unicode(self, pos: int) -> int:
+        line, end = self._line(pos + 1)
+        try:
+            self.stack.append(line.decode("raw-unicode-escape"))
+        except UnicodeDecodeError:
+            raise self.feed.damaged(self.at, "a text holds an escape that makes no sense") from None
+        return end
+
+    def _binstring(self, pos: int) -> int:
+        return self._old_text(pos + 5, self._little(pos + 1, 4))
+
+    def _short_binstring(self, pos: int) -> int:
+        return self._old_text(pos + 2, self._little(pos + 1, 1))
+
+    def _old_text(self, begin: int, length: int) -> int:
+        raw, end = self._slice("text", begin, length)
+        self.stack.append(_python2_text(raw) if isinstance(raw, bytes) else raw)
+        return end
+
+    def _binunicode8(self, pos: int) -> int:
+        raw, end = self._slice("text", pos + 9, self._little(pos + 1, 8))
+        self.stack.append(self._odd_text(raw, self.at) if isinstance(raw, bytes) else raw)
+        return end
+
+    def _short_binbytes(self, pos: int) -> int:
+        return self._bytes(pos + 2, self._little(pos + 1, 1))
+
+    def _binbytes(self, pos: int) -> int:
+        return self._bytes(pos + 5, self._little(pos + 1, 4))
+
+    def _binbytes8(self, pos: int) -> int:
+        return self._bytes(pos + 9, self._little(pos + 1, 8))
+
+    def _bytes(self, begin: int, length: int) -> int:
+        raw, end = self._slice("bytes", begin, length)
+        self.stack.append(raw)
+        return end
+
+    def _list(self, pos: int) -> int:
+        items, self.stack = self.stack, self.frames.pop()
+        self.stack.append(items)
+        return pos + 1
+
+    def _dict(self, pos: int) -> int:
+        flat, self.stack = self.stack, self.frames.pop()
+        self.stack.append(PickledDict(self._paired(flat)))
+        self.room -= 1
+        return pos + 1
+
+    def _paired(self, flat: list[Any]) -> list[Any]:
+        if len(flat) % 2:
+            raise self.feed.damaged(self.at, "a dictionary has a key without a value")
+        return flat
+
+    def _set(self, pos: int) -> int:
+        self.stack.append(PickledSet([]))
+        self.room -= 2
+        return pos + 1
+
+    def _frozenset(self, pos: int) -> int:
+        items, self.stack = self.stack, self.frames.pop()
+        self.stack.append(PickledSet(items))
+        self.room -= 1
+        return pos + 1
+
+    def _append(self, pos: int) -> int:
+        item = self.stack.pop()
+        self._extend([item])
+        return pos + 1
+
+    def _appends(self, pos: int) -> int:
+        items, self.stack = self.stack, self.frames.pop()
+        self._extend(items)
+        return pos + 1
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        elif type(target) is PickledSet:
+            target.items.extend(items)
+        elif type(target) is Call:
+            target.grown().items.extend(items)
+        elif items:
+            self.find(self.at, f"something is appended to {_describe(target)}")
+
+    def _setitem(self, pos: int) -> int:
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._set_pairs([key, value])
+        return pos + 1
+
+    def _setitems(self, pos: int) -> int:
+        flat, self.stack = self.stack, self.frames.pop()
+        self._set_pairs(self._paired(flat))
+        return pos + 1
+
+    def _set_pairs(self, flat: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is PickledDict:
+            target.flat.extend(flat)
+        elif type(target) is Call:
+            target.grown().flat.extend(flat)
+        elif flat:
+            self.find(self.at, f"an entry is set on {_describe(target)}")
+
+    def _build(self, pos: int) -> int:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if type(target) is Call:
+            target.grown().states.append(state)
+            self.room -= 3
+        else:
+            self.find(self.at, f"a state is given to {_describe(target)}")
+        return pos + 1
+
+    def _put(self, index: int, item: Any, at: int) -> None:
+        memo = self.memo
+        self.at = at
+        if index < len(memo):
+            memo[index] = item
+            return
+        if index > FREE_OBJECTS + (self.feed.base + len(self.feed.data) - self.begin):
+            raise self.limit(f"memo entry {index:,}, more than the pickle has bytes")
+        memo.extend([_UNSET] * (index - len(memo)))
+        memo.append(item)
+
+    def _binput(self, pos: int) -> int:
+        index = self._little(pos + 1, 1)
+        self._put(index, self.stack[-1], self.at)
+        return pos + 2
+
+    def _text_put(self, pos: int) -> int:
+        index, end = self._memo_index(pos)
+        self._put(index, self.stack[-1], self.at)
+        return end
+
+    def _text_get(self, pos: int) -> int:
+        index, end = self._memo_index(pos)
+        if index >= len(self.memo) or self.memo[index] is _UNSET:
+            raise self.feed.damaged(self.at, "it reads a memo entry that was never written")
+        self.stack.append(self.memo[index])
+        return end
+
+    def _memo_index(self, pos: int) -> tuple[int, int]:
+        index, end = self._number(pos + 1, int)
+        if not isinstance(index, int) or index < 0:
+            raise self.feed.damaged(self.at, "a memo entry has no proper number")
+        return index, end
+
+    def _memoize(self, pos: int) -> int:
+        self.memo.append(self.stack[-1])
+        return pos + 1
+
+    def _named(self, module: str, name: str) -> Global:
+        known = self.globals.get((module, name))
+        if known is None:
+            self.room -= 4
+            known = self.globals[module, name] = Global(module, name, self.at)
+        return known
+
+    def _global(self, pos: int) -> int:
+        module, end = self._text_line(pos + 1)
+        name, end = self._text_line(end)
+        self.stack.append(self._named(module, name))
+        return end
+
+    def _stack_global(self, pos: int) -> int:
+        name = self.stack.pop()
+        module = self.stack.pop()
+        if isinstance(module, str) and isinstance(name, str):
+            if len(module) + len(name) > MAX_LINE_BYTES:
+                raise self.limit(f"a name of more than {MAX_LINE_BYTES:,} characters")
+            self.stack.append(self._named(module, name))
+            return pos + 1
+        self.find(self.at, "the name of a global is computed")
+        texts = [part if isinstance(part, str) else "<computed>" for part in (module, name)]
+        symbol = Global(texts[0][:MAX_LINE_BYTES], texts[1][:MAX_LINE_BYTES], self.at, computed=True)
+        self.globals.setdefault((f"{symbol.module}\n", symbol.name), symbol)
+        self.room -= 4
+        self.stack.append(symbol)
+        return pos + 1
+
+    def _extension(self, pos: int) -> int:
+        length = {0x82: 1, 0x83: 2, 0x84: 4}[self.feed.data[pos]]
+        code = self._little(pos + 1, length)
+        self.find(self.at, f"extension code {code} stands for a name that the file does not hold")
+        self.stack.append(Extension(code))
+        return pos + 1 + length
+
+    def _call(self, func: Any, args: Any, how: int) -> Call:
+        call = Call(func, args, how)
+        self.calls.append(call)
+        self.room -= 2
+        return call
+
+    def _newobj(self, pos: int) -> int:
+        args = self.stack.pop()
+        self.stack[-1] = self._call(self.stack[-1], args, 0x81)
+        return pos + 1
+
+    def _newobj_ex(self, pos: int) -> int:
+        kwargs = self.stack.pop()
+        args = self.stack.pop()
+        call = self.stack[-1] = self._call(self.stack[-1], args, 0x92)
+        call.grown().kwargs = kwargs
+        return pos + 1
+
+    def _obj(self, pos: int) -> int:
+        if not self.stack:
+            raise self.feed.damaged(self.at, "it makes an object of no class")
+        (func, *args), self.stack = self.stack, self.frames.pop()
+        self.stack.append(self._call(func, tuple(args), 0x6F))
+        return pos + 1
+
+    def _inst(self, pos: int) -> int:
+        module, end = self._text_line(pos + 1)
+        name, end = self._text_line(end)
+        args, self.stack = tuple(self.stack), self.frames.pop()
+        self.stack.append(self._call(self._named(module, name), args, 0x69))
+        return end
+
+    def _persid(self, pos: int) -> int:
+        text, end = self._text_line(pos + 1)
+        symbol = PersistentId(text)
+        self.stack.append(symbol)
+        self.pids.append(symbol)
+        self.room -= 1
+        return end
+
+    def _next_buffer(self, pos: int) -> int:
+        self.find(self.at, "a buffer is kept outside the pickle")
+        self.stack.append(OutOfBand())
+        return pos + 1
+
+    def _readonly_buffer(self, pos: int) -> int:
+        self.stack[-1]  # there has to be one
+        return pos + 1
+
+
+_RARE: dict[int, Callable[[_Machine, int], int]] = {
+    0x30: _Machine._pop,
+    0x31: _Machine._pop_mark,
+    0x32: _Machine._dup,
+    0x42: _Machine._binbytes,
+    0x43: _Machine._short_binbytes,
+    0x46: _Machine._float,
+    0x49: _Machine._int,
+    0x4C: _Machine._long,
+    0x50: _Machine._persid,
+    0x53: _Machine._string,
+    0x54: _Machine._binstring,
+    0x55: _Machine._short_binstring,
+    0x56: _Machine._unicode,
+    0x61: _Machine._append,
+    0x62: _Machine._build,
+    0x63: _Machine._global,
+    0x64: _Machine._dict,
+    0x65: _Machine._appends,
+    0x67: _Machine._text_get,
+    0x69: _Machine._inst,
+    0x6C: _Machine._list,
+    0x6F: _Machine._obj,
+    0x70: _Machine._text_put,
+    0x71: _Machine._binput,
+    0x73: _Machine._setitem,
+    0x75: _Machine._setitems,
+    0x80: _Machine._proto,
+    0x81: _Machine._newobj,
+    0x82: _Machine._extension,
+    0x83: _Machine._extension,
+    0x84: _Machine._extension,
+    0x8A: _Machine._long1,
+    0x8B: _Machine._long4,
+    0x8D: _Machine._binunicode8,
+    0x8E: _Machine._binbytes8,
+    0x8F: _Machine._set,
+    0x90: _Machine._appends,
+    0x91: _Machine._frozenset,
+    0x92: _Machine._newobj_ex,
+    0x93: _Machine._stack_global,
+    0x94: _Machine._memoize,
+    0x95: _Machine._frame,
+    0x96: _Machine._binbytes8,
+    0x97: _Machine._next_buffer,
+    0x98: _Machine._readonly_buffer,
+}
+
+
+def _python2_text(raw: bytes) -> str:
+    """
+    A Python 2 ``str``, which may be text or bytes: UTF-8 as torch reads it, else Latin-1.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _describe(symbol: object) -> str:
+    if isinstance(symbol, Global):
+        return f"{visible(symbol.dotted)[:100]} itself"
+    return f"an object of kind {type(symbol).__name__}"

@@ -1,0 +1,93 @@
+"""
+From an interpreted pickle and its storages to a Checkpoint: what both of torch's layouts share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from modelinspect.errors import DamagedFileError, visible
+from modelinspect.readers.parts.pickle_symbols import Pickle
+from modelinspect.readers.parts.sections import read_sections
+from modelinspect.readers.parts.torch_objects import HeldStorage, TensorReader, is_understood
+from modelinspect.readers.source import ByteSource
+from modelinspect.tensors import Checkpoint, FileInfo, GlobalName
+
+__all__ = ["assemble"]
+
+_NAMES_SHOWN = 4
+_FINDINGS_SHOWN = 3
+
+
+def assemble(
+    source: ByteSource,
+    target: str,
+    form: str,
+    pickles: Sequence[Pickle],
+    record: str,
+    held: Mapping[str, HeldStorage],
+    notes: Sequence[str],
+) -> Checkpoint:
+    """
+    Make the checkpoint of a file.
+
+    Args:
+        source: The file; everything wanted of it has been read.
+        target: The file as the user spelt it.
+        form: Name in the registry.
+        pickles: All that the file holds, the one with the tensors first.
+        record: Name of the record that they lie in, ``""`` for the file itself.
+        held: Storages by key; each is the meaning of its persistent ids.
+        notes: What the format has to say; shown after what the tensors say.
+
+    Raises:
+        DamagedFileError: A tensor makes no sense, or bytes are missing.
+        LimitError: The names are more than a limit allows.
+    """
+    main = pickles[0]
+    reader = TensorReader(target, main.globals)
+    sections = read_sections(main, reader, target)
+    for storage in held.values():
+        # torch.load needs every storage, whether a tensor uses it or not.
+        if storage.fault is not None:
+            raise DamagedFileError(f"{visible(target)} is truncated or damaged", details=(storage.fault,))
+    names = _global_names(pickles, source.path, record)
+    return Checkpoint(
+        source=target,
+        format=form,
+        files=(FileInfo(source.path, source.size, source.bytes_read),),
+        tables=sections.tables,
+        roles=sections.roles,
+        model_section=sections.model_section,
+        metadata=sections.metadata,
+        globals=names,
+        notes=(*sections.notes, *_foreign(names), *_findings(pickles), *notes),
+    )
+
+
+def _global_names(pickles: Sequence[Pickle], file: str, record: str) -> tuple[GlobalName, ...]:
+    found: dict[tuple[str, str], GlobalName] = {}
+    for pickle in pickles:
+        for name in pickle.globals:
+            row = GlobalName(name.module, name.name, file, record, name.position, is_understood(name))
+            found.setdefault((name.module, name.name), row)
+    return tuple(found.values())
+
+
+def _foreign(names: Sequence[GlobalName]) -> tuple[str, ...]:
+    """What loading the file the usual way would bring in, names of nobody's library first."""
+    foreign = [name for name in names if not name.understood]
+    foreign.sort(key=lambda name: name.module.partition(".")[0] in ("torch", "numpy", "collections"))
+    shown = [visible(f"{name.module}.{name.name}"[:80]) for name in foreign[:_NAMES_SHOWN]]
+    if not shown:
+        return ()
+    more = f" and {len(foreign) - len(shown):,} more" if len(foreign) > len(shown) else ""
+    return (f"loading it the usual way would import or call: {', '.join(shown)}{more}",)
+
+
+def _findings(pickles: Sequence[Pickle]) -> tuple[str, ...]:
+    found = [finding for pickle in pickles for finding in pickle.findings]
+    notes = [f"pickle, byte {one.position:,}: {one.text}" for one in found[:_FINDINGS_SHOWN]]
+    if len(found) > len(notes):
+        notes.append(f"{len(found) - len(notes):,} more oddities in its pickle")
+    return tuple(notes)

@@ -1,0 +1,402 @@
+"""
+The directory of a zip archive, read as torch reads it.
+
+Written after the zip specification (APPNOTE 6.3) and after what torch's
+reader, miniz, was measured to do: it finds records by name without regard to
+case, believes the central directory and never looks at local names, sizes or
+checksums. Where another reader may see another archive the difference is kept
+as a text. Only headers are read, never what the records hold.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+from modelinspect.errors import DamagedFileError, LimitError, visible
+from modelinspect.readers.source import ByteSource
+
+__all__ = ["Record", "ZipDirectory", "read_directory"]
+
+MAX_DIRECTORY_BYTES = 1 << 28
+"""Of the central directory: a million records with names of 200 bytes."""
+FREE_INFLATED_BYTES = 1 << 24
+"""What any compressed record may grow to ..."""
+MAX_RATIO = 64
+"""... and how often its own size beyond that. Pickles of tensors stay below 30."""
+MAX_INFLATED_BYTES = 1 << 30
+MAX_TEXTS = 20
+
+_END = struct.Struct("<4s4H2LH")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR64 = struct.Struct("<4sLQL")
+_ENTRY = struct.Struct("<8s4s4s3L3H8xL")
+_MAX_COMMENT = 0xFFFF
+_LOCAL_BYTES = 30
+_FULL32 = 0xFFFFFFFF
+_HAS_DESCRIPTOR = 0x08
+_ENCRYPTED = 0x01 | 0x20 | 0x40
+_ODD_FLAGS = _HAS_DESCRIPTOR | _ENCRYPTED
+STORED, DEFLATED = 0, 8
+
+_unpack_lengths = struct.Struct("<2H").unpack_from
+
+
+class Record(NamedTuple):
+    """One file of the archive."""
+
+    name: str
+    size: int
+    """Bytes it holds once unpacked."""
+    packed: int
+    """Bytes it takes in the archive."""
+    method: int
+    """0: stored as it is; 8: deflated."""
+    header: int
+    """First byte of its local header."""
+    data: int
+    """First byte of what it holds."""
+
+    @property
+    def offset(self) -> int | None:
+        """First byte of the record as it is; None where it is compressed."""
+        return self.data if self.method == STORED else None
+
+
+class ZipDirectory:
+    """
+    The records of one archive, in columns because there may be a million.
+    """
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source = source
+        self.names: list[bytes] = []
+        self.sizes: list[int] = []
+        self.packed: list[int] = []
+        self.marks: list[bytes] = []
+        """Flags and method, the four bytes that both headers hold."""
+        self.headers: list[int] = []
+        self.data: list[int] = []
+        self.disagreements: list[str] = []
+        """Where other readers of this archive may see something else."""
+        self._index: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def root(self) -> bytes:
+        """Folder of the first record, where torch looks for all others; no slash at its end."""
+        return self.names[0].partition(b"/")[0] if self.names and b"/" in self.names[0] else b""
+
+    def find(self, name: bytes) -> int | None:
+        """Number of the record of that whole name, in any case; None where there is none."""
+        return self._index.get(name.lower())
+
+    def record(self, number: int) -> Record:
+        """One record by its number."""
+        return Record(
+            self.names[number].decode("utf-8", "backslashreplace"),
+            self.sizes[number],
+            self.packed[number],
+            int.from_bytes(self.marks[number][2:], "little"),
+            self.headers[number],
+            self.data[number],
+        )
+
+    def opened(self, record: Record) -> Callable[[int, int], bytes]:
+        """
+        A function that reads from the record: first byte and length, both inside it.
+
+        Raises:
+            DamagedFileError: It can't be unpacked or is not as long as it says.
+            LimitError: It would unpack to more than a limit.
+        """
+        if record.method == STORED:
+            source, start = self.source, record.data
+            return lambda at, n: source.read(start + at, n, f"record {record.name}")
+        unpacked = self._inflate(record)
+        return lambda at, n: unpacked[at : at + n]
+
+    def content(self, record: Record, most: int) -> bytes:
+        """All of a short record, *most* bytes at the most."""
+        return self.opened(record)(0, min(record.size, most))
+
+    def disagree(self, text: str) -> None:
+        """Keep a text for the report; only so many."""
+        if len(self.disagreements) < MAX_TEXTS:
+            self.disagreements.append(text)
+
+    def _inflate(self, record: Record) -> bytes:
+        name = visible(record.name)
+        if record.method != DEFLATED:
+            raise self._damaged(
+                f"record {name}: compression method {record.method} is not known (0 and 8 are)"
+            )
+        most = min(FREE_INFLATED_BYTES + MAX_RATIO * record.packed, MAX_INFLATED_BYTES)
+        if record.size > most:
+            raise LimitError(
+                f"{visible(self.source.path)}: record {name} claims to unpack to {record.size:,} bytes",
+                details=(f"limit: {most:,} bytes for the {record.packed:,} that it takes",),
+            )
+        packed = self.source.read(record.data, record.packed, f"record {record.name}")
+        try:
+            unpacked = zlib.decompressobj(-15).decompress(packed, record.size + 1)
+        except zlib.error as error:
+            raise self._damaged(f"record {name} cannot be unpacked: {error}") from None
+        if len(unpacked) != record.size:
+            raise self._damaged(f"record {name} does not unpack to the {record.size:,} bytes it claims")
+        return unpacked
+
+    def _damaged(self, reason: str) -> DamagedFileError:
+        return DamagedFileError(f"{visible(self.source.path)} is a damaged zip archive", details=(reason,))
+
+    # -- filled by read_directory ---------------------------------------------------
+
+    def _index_names(self) -> None:
+        lowered = [name.lower() for name in self.names]
+        self._index = dict(zip(lowered, range(len(lowered))))
+        if len(self._index) == len(lowered):
+            return
+        order = _order_of_miniz(lowered)
+        seen: set[bytes] = set()
+        for name in lowered:
+            if name in seen:
+                self._index[name] = _pick_of_miniz(lowered, order, name)
+                self.disagree(
+                    f"record {_shown(name)} is there more than once: loaders differ in which one they take"
+                )
+            seen.add(name)
+
+    def _check_roots(self) -> None:
+        root = self.root + b"/"
+        strangers = [name for name in self.names if not name.startswith(root)]
+        if root != b"/" and strangers:
+            self.disagree(
+                f"record {_shown(strangers[0])} lies outside the folder {_shown(root)}: "
+                "torch refuses such a file"
+            )
+
+    def _locate(self, shift: int) -> None:
+        """Read every local header, compare it, and find where the data begins."""
+        names = self.names
+        starts = [offset + shift for offset in self.headers] if shift else self.headers
+        self.headers = starts
+        heads = self.source.read_each(
+            [(start, _LOCAL_BYTES + len(name)) for start, name in zip(starts, names)],
+            "the local header of a record",
+        )
+        data = self.data
+        for number, (head, name, mark, start) in enumerate(zip(heads, names, self.marks, starts)):
+            name_bytes, extra_bytes = _unpack_lengths(head, 26)
+            data.append(start + _LOCAL_BYTES + name_bytes + extra_bytes)
+            ordinary = mark[0] & _ODD_FLAGS == _HAS_DESCRIPTOR and name_bytes == len(name)
+            if not ordinary or head[6:10] != mark or head[30:] != name or head[:4] != b"PK\3\4":
+                self._compare(number, head, name_bytes)
+        self._check_ends()
+
+    def _compare(self, number: int, head: bytes, name_bytes: int) -> None:
+        name = self.names[number]
+        if head[:4] != b"PK\3\4":
+            raise self._damaged(f"record {_shown(name)}: no local header at byte {self.headers[number]:,}")
+        if head[30:] != name or name_bytes != len(name):
+            self.disagree(f"record {_shown(name)} has another name in its local header")
+        mark = self.marks[number]
+        if head[6:10] != mark:
+            self.disagree(f"record {_shown(name)} has other flags or compression in its local header")
+        if mark[0] & _ENCRYPTED:
+            self.disagree(f"record {_shown(name)} is marked as encrypted: torch refuses it")
+        if mark[0] & _HAS_DESCRIPTOR:
+            return  # its sizes stand after the data
+        packed, size = struct.unpack_from("<2L", head, 18)
+        expected = (min(self.packed[number], _FULL32), min(self.sizes[number], _FULL32))
+        if (packed, size) != expected and _FULL32 not in (packed, size):
+            self.disagree(f"record {_shown(name)} has another size in its local header")
+
+    def _check_ends(self) -> None:
+        size = self.source.size
+        ends = [start + length for start, length in zip(self.data, self.packed)]
+        if max(ends, default=0) > size:
+            number = next(number for number, end in enumerate(ends) if end > size)
+            raise self.source.truncated(
+                self.data[number], self.packed[number], f"record {_shown(self.names[number])}"
+            )
+        pairs = sorted(zip(self.headers, ends, range(len(ends))))
+        last_end = 0
+        for start, end, number in pairs:
+            if start < last_end:
+                self.disagree(f"record {_shown(self.names[number])} overlaps the one before it")
+                break
+            last_end = end
+
+
+def read_directory(source: ByteSource) -> ZipDirectory:
+    """
+    Read the directory and the local headers of a zip archive.
+
+    Raises:
+        DamagedFileError: There is no directory, or it makes no sense.
+        LimitError: It claims to be longer than a limit.
+    """
+    directory = ZipDirectory(source)
+    count, length, offset, shift = _find_end(source, directory)
+    if length > MAX_DIRECTORY_BYTES:
+        raise LimitError(
+            f"{visible(source.path)}: its zip directory claims {length:,} bytes",
+            details=(f"limit: {MAX_DIRECTORY_BYTES:,} bytes",),
+        )
+    raw = source.read(offset + shift, length, "the zip directory")
+    _parse_entries(directory, raw, count, offset + shift)
+    if not directory.names:
+        _damaged(source, "its directory holds no record")
+    directory._index_names()
+    directory._check_roots()
+    directory._locate(shift)
+    if directory.headers and min(directory.headers) > 0:
+        directory.disagree(f"{min(directory.headers):,} bytes stand before the first record")
+    return directory
+
+
+def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, int, int]:
+    """
+    Records, directory's length and first byte as claimed, and how far it all is shifted.
+    """
+    size = source.size
+    # The record itself, and before it the two that large archives have.
+    tail = source.read_upto(max(0, size - _END.size - 76), _END.size + 76)
+    at = len(tail) - _END.size
+    if at < 0 or tail[at : at + 4] != b"PK\5\6":
+        tail = source.read_upto(max(0, size - _END.size - _MAX_COMMENT), _END.size + _MAX_COMMENT)
+        at = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - _END.size + 4))
+        if at < 0:
+            _damaged(
+                source,
+                "the directory that a zip archive has at its end is not there",
+                hint="compare its size with the original; a download may have stopped early",
+            )
+    _, _, _, _, count, length, offset, comment = _END.unpack_from(tail, at)
+    end = size - len(tail) + at
+    trailing = size - end - _END.size
+    if trailing != comment:
+        directory.disagree(f"{trailing:,} bytes follow the end of the archive, which claims {comment:,}")
+    before = end
+    if at >= _LOCATOR64.size and tail[at - _LOCATOR64.size : at - _LOCATOR64.size + 4] == b"PK\6\7":
+        count, length, offset, before = _find_end64(source, tail[at - _LOCATOR64.size : at], end)
+    shift = before - length - offset
+    if shift < 0 or offset + shift > size:
+        _damaged(source, f"its directory claims {length:,} bytes at byte {offset:,}, beyond its own end")
+    if shift:
+        directory.disagree(f"{shift:,} bytes stand before the archive: torch refuses such a file")
+    return count, length, offset, shift
+
+
+def _find_end64(source: ByteSource, locator: bytes, end: int) -> tuple[int, int, int, int]:
+    _, _, at, _ = _LOCATOR64.unpack(locator)
+    if at > end - _LOCATOR64.size - _END64.size:
+        _damaged(source, f"its zip64 end claims to lie at byte {at:,}, beyond the end")
+    fields = _END64.unpack(source.read(at, _END64.size, "the zip64 end of the archive"))
+    if fields[0] != b"PK\6\6":
+        _damaged(source, f"no zip64 end at byte {at:,}")
+    return fields[7], fields[8], fields[9], at
+
+
+def _parse_entries(directory: ZipDirectory, raw: bytes, count: int, start: int) -> None:
+    """Fill the columns from the central directory."""
+    names, sizes, packed_sizes = directory.names, directory.sizes, directory.packed
+    marks, headers = directory.marks, directory.headers
+    unpack, size, pos = _ENTRY.unpack_from, len(raw), 0
+    # A directory of more entries than its 16 bits can say holds their number modulo 65,536.
+    while pos + 46 <= size:
+        head, mark, _, _, packed, length, name_bytes, extra_bytes, comment_bytes, header = unpack(raw, pos)
+        if head[:4] != b"PK\1\2":
+            break
+        begin = pos + 46
+        end = begin + name_bytes
+        pos = end + extra_bytes + comment_bytes
+        if pos > size:
+            break
+        if _FULL32 in (length, packed, header):
+            extra = raw[end : end + extra_bytes]
+            length, packed, header = _widened(directory.source, extra, length, packed, header)
+        names.append(raw[begin:end])
+        marks.append(mark)
+        packed_sizes.append(packed)
+        sizes.append(length)
+        headers.append(header)
+    if pos != size:
+        _damaged(directory.source, f"entry {len(names):,} of its directory, byte {start + pos:,}, is damaged")
+    if len(names) != count:
+        directory.disagree(f"the directory claims {count:,} records and holds {len(names):,}")
+    for number, mark in enumerate(marks):
+        if mark[2:] == b"\0\0" and sizes[number] != packed_sizes[number]:
+            name = _shown(names[number])
+            _damaged(directory.source, f"record {name} is stored, and yet has two different sizes")
+
+
+def _widened(source: ByteSource, extra: bytes, length: int, packed: int, header: int) -> tuple[int, int, int]:
+    """The three numbers, those that do not fit 32 bits taken from the zip64 extra field."""
+    pos = 0
+    while pos + 4 <= len(extra):
+        tag, size = struct.unpack_from("<2H", extra, pos)
+        if tag == 1:
+            field = extra[pos + 4 : pos + 4 + size]
+            wide = [number == _FULL32 for number in (length, packed, header)]
+            if len(field) < 8 * sum(wide):
+                break
+            numbers = iter(struct.unpack_from(f"<{sum(wide)}Q", field))
+            found = [next(numbers) if is_wide else n for is_wide, n in zip(wide, (length, packed, header))]
+            return found[0], found[1], found[2]
+        pos += 4 + size
+    return _damaged(source, "an entry of its directory lacks its zip64 sizes")
+
+
+def _damaged(source: ByteSource, reason: str, hint: str | None = None) -> NoReturn:
+    raise DamagedFileError(
+        f"{visible(source.path)} is a truncated or damaged zip archive", details=(reason,), hint=hint
+    )
+
+
+def _shown(name: bytes) -> str:
+    text = visible(name.decode("utf-8", "backslashreplace"))
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+# Of two records with one name miniz takes the one that its binary search meets
+# first in the order that its heap sort leaves. Both are repeated here, and only
+# for archives that hold such names.
+
+
+def _order_of_miniz(names: list[bytes]) -> list[int]:
+    order = list(range(len(names)))
+
+    def sift(root: int, end: int) -> None:
+        while (child := 2 * root + 1) < end:
+            if child + 1 < end and names[order[child]] < names[order[child + 1]]:
+                child += 1
+            if not names[order[root]] < names[order[child]]:
+                return
+            order[root], order[child] = order[child], order[root]
+            root = child
+
+    for root in range((len(order) - 2) // 2, -1, -1):
+        sift(root, len(order))
+    for end in range(len(order) - 1, 0, -1):
+        order[0], order[end] = order[end], order[0]
+        sift(0, end)
+    return order
+
+
+def _pick_of_miniz(names: list[bytes], order: list[int], name: bytes) -> int:
+    low, high = 0, len(order) - 1
+    while low <= high:
+        middle = low + (high - low) // 2
+        number = order[middle]
+        if names[number] == name:
+            return number
+        if names[number] < name:
+            low = middle + 1
+        else:
+            high = middle - 1
+    raise AssertionError(name)
