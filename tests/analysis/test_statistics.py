@@ -174,7 +174,7 @@ def test_float4_counts_both_halves_of_a_byte() -> None:
     ("row", "reason"),
     [
         (TensorInfo("w", dtype_named("bits8"), (2,), Storage("f", "w", 0, 2)), "bit patterns"),
-        (TensorInfo("w", dtype_named("float32"), (2,), None), "without values"),
+        (TensorInfo("w", dtype_named("float32"), (2,), None), "meta device"),
         (TensorInfo("w", dtype_named("float32"), (), None, layout="uninitialized"), "not initialised"),
         (TensorInfo("w", dtype_named("float32"), (2,), None, layout="sparse_coo"), "sparse_coo"),
         (TensorInfo("w", dtype_named("float32"), (2,), None, layout="wrapper", class_name="a.B"), "a.B"),

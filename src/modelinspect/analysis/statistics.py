@@ -217,8 +217,8 @@ def _no_figures(tensor: TensorInfo) -> str:
         return "not initialised yet"
     if tensor.layout not in ("strided", "quantized"):
         return f"{tensor.class_name or tensor.layout}: its values are stored in parts"
-    if tensor.storage is None:
-        return "saved without values"
+    if tensor.storage is None or tensor.storage.device == "meta":
+        return "on the meta device, without values"
     return "bit patterns, not numbers" if tensor.dtype.category == "bits" else ""
 
 

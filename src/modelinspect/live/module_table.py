@@ -19,7 +19,7 @@ from modelinspect.errors import visible
 from modelinspect.readers.parts.kinds import infer_kind
 from modelinspect.tensors import Kind, ParameterTable, Storage, TensorInfo, contiguous_stride
 
-__all__ = ["module_table", "tensors_table"]
+__all__ = ["flattened", "module_table", "tensors_table"]
 
 _PLAIN = (Tensor, nn.Parameter)
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
@@ -93,7 +93,7 @@ def tensors_table(mapping: Mapping[Any, Any], source: str) -> ParameterTable:
     rows = _Rows()
     tensors: list[TensorInfo] = []
     others: list[str] = []
-    for name, value in _flattened(mapping):
+    for name, value in flattened(mapping):
         if isinstance(value, Tensor):
             tensors.append(_undeclared(rows, name, value))
         elif (row := rows.array(name, value)) is not None:
@@ -116,7 +116,7 @@ def _undeclared(rows: _Rows, name: str, tensor: Tensor) -> TensorInfo:
     return row._replace(kind=infer_kind(name, row.dtype, row.shape), requires_grad=None)
 
 
-def _flattened(mapping: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def flattened(mapping: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Leaves with their dotted names, in order. A dict that holds itself is entered once."""
     pending: list[tuple[str, Any, frozenset[int]]] = [("", mapping, frozenset())]
     while pending:
