@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 from modelinspect.display import install as _install_display
 
 if TYPE_CHECKING:
-    from modelinspect.live.definition import Definition as Definition
-
     from modelinspect.analysis.count import CountReport as CountReport
     from modelinspect.analysis.fit import FitReport as FitReport
     from modelinspect.analysis.listing import ParamsReport as ParamsReport
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from modelinspect.api import params as params
     from modelinspect.dtypes import DType as DType
     from modelinspect.errors import ModelInspectError as ModelInspectError
+    from modelinspect.live.definition import Definition as Definition
     from modelinspect.tensors import Checkpoint as Checkpoint
     from modelinspect.tensors import ParameterTable as ParameterTable
     from modelinspect.tensors import TensorInfo as TensorInfo

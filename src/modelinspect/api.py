@@ -13,19 +13,18 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
 
-from modelinspect.targets import Target, no_such_file, parse_target
-
 from modelinspect.analysis.count import CountReport, Grouping, count_table, sort_groups
 from modelinspect.analysis.listing import ParamsReport, build_tree, total
 from modelinspect.analysis.remarks import unregistered_remarks
 from modelinspect.errors import MissingDependencyError, UsageError
 from modelinspect.readers.registry import open_checkpoint as _open_path
+from modelinspect.targets import no_such_file, parse_target
 from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
 
 if TYPE_CHECKING:
-    from modelinspect.live.definition import Definition
-
     from modelinspect.analysis.fit import FitReport
+    from modelinspect.analysis.summary import ValueSummary
+    from modelinspect.live.definition import Definition
 
 __all__ = ["count", "fit", "load_definition", "open_checkpoint", "params"]
 
@@ -118,13 +117,13 @@ def count(
     """
     if by is None and (sort is not None or reverse or top is not None):
         raise UsageError("an order of groups was asked for and no groups", hint="add --by, e.g. --by prefix")
-    table, checkpoint = _table_of(what, section, read_as)
+    table, holder = _table_of(what, section, read_as)
     table, notes = _filtered(table, include, exclude)
     everything = None
     if by == "section":
-        if checkpoint is None:
+        if not isinstance(holder, Checkpoint):
             raise UsageError("only a checkpoint has sections")
-        everything = checkpoint.section("all")
+        everything = holder.section("all")
     report = count_table(table, by=by, depth=depth, group_over=everything)
     groups = sort_groups(report.groups, sort, reverse)[:top]
     return replace(report, groups=groups, notes=(*notes, *report.notes))
@@ -172,12 +171,12 @@ def params(
         raise UsageError(f"--top is {top}, and can't be negative")
     if depth is not None and depth < 0:
         raise UsageError(f"--depth is {depth}, and can't be negative")
-    table, checkpoint = _table_of(what, section, read_as)
+    table, holder = _table_of(what, section, read_as)
     rows, unmatched = _select(table, include, exclude)
     if kinds:
         rows = [row for row in rows if row.kind in kinds]
     rows = _in_order(rows, sort, reverse)[:top]
-    summaries, value_notes = _values(what, table, checkpoint, rows, seed) if values else (None, ())
+    summaries, value_notes = _values(table, holder, rows, seed) if values else (None, ())
     return ParamsReport(
         table=table,
         tensors=rows,
@@ -206,25 +205,19 @@ def fit(definition: Inspectable, checkpoint: Inspectable, *, section: str | None
     return compare(_table_of(definition, None, None)[0], _table_of(checkpoint, section, None)[0])
 
 
-def _table_of(
-    what: Inspectable, section: str | None, read_as: str | None
-) -> tuple[ParameterTable, Checkpoint | None]:
-    """The table that *what* stands for, and its checkpoint where it has one."""
+def _table_of(what: Inspectable, section: str | None, read_as: str | None) -> tuple[ParameterTable, Any]:
+    """The table that *what* stands for, and who holds it: a checkpoint, a definition, *what* itself."""
     if isinstance(what, (str, os.PathLike)):
         target = parse_target(os.fspath(what)) if isinstance(what, str) else None
         if target is not None and target.kind == "definition":
-            what = _definition(target)
+            what = _live("definition").load_definition(target)
         else:
             what = open_checkpoint(what if target is None else target.path, read_as=read_as)
     if isinstance(what, Checkpoint):
         return what.section(section), what
     if section is not None:
         raise UsageError("only a checkpoint has sections")
-    return _table_in_memory(what), None
-
-
-def _definition(target: Target) -> Definition:
-    return _live("definition").load_definition(target)  # type: ignore[no-any-return]
+    return _table_in_memory(what), what
 
 
 def _table_in_memory(what: Any) -> ParameterTable:
@@ -233,8 +226,7 @@ def _table_in_memory(what: Any) -> ParameterTable:
     table = getattr(what, "table", None)
     if isinstance(table, ParameterTable):
         return table
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(what, torch.nn.Module):
+    if _is_module(what):
         name = type(what).__name__
         return _live("module_table").module_table(what, name, origin="memory")  # type: ignore[no-any-return]
     if isinstance(what, Mapping):
@@ -243,6 +235,31 @@ def _table_in_memory(what: Any) -> ParameterTable:
         f"a {type(what).__name__} can't be inspected",
         details=("expected a target, a path, a checkpoint, a definition, an nn.Module or a dict of tensors",),
     )
+
+
+def _is_module(what: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(what, torch.nn.Module)
+
+
+def _values(
+    table: ParameterTable, holder: Any, rows: Sequence[TensorInfo], seed: int
+) -> tuple[Mapping[str, ValueSummary], tuple[str, ...]]:
+    """Summaries of the values by name, and what is to be said of them."""
+    if table.origin == "file":
+        from modelinspect.analysis.statistics import summarise_files
+
+        return summarise_files(table, rows), ()
+    live = _live("values")
+    if _is_module(holder):
+        return live.summarise_module(holder, rows), ()
+    if isinstance(holder, Mapping):
+        return live.summarise_mapping(holder, rows), ()
+    if isinstance(holder, ParameterTable):
+        raise UsageError(
+            "a table has no values", hint="give the module or the definition that it was made from"
+        )
+    return live.summarise_fresh(holder, rows, seed=seed)  # type: ignore[no-any-return]
 
 
 def _live(module: str) -> Any:

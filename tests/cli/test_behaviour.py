@@ -85,7 +85,9 @@ def modules_after(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pth"])
-@pytest.mark.parametrize("flags", [["count"], ["params"], ["params", "--tree", "--json"], ["count", "--by", "dtype"]])
+@pytest.mark.parametrize(
+    "flags", [["count"], ["params"], ["params", "--tree", "--json"], ["count", "--by", "dtype"]]
+)
 def test_files_are_read_without_torch_numpy_and_rich(tmp_path: Path, suffix: str, flags: list[str]) -> None:
     """No heavy module is in `sys.modules` after a command on a file."""
     path = tmp_path / f"x{suffix}"
@@ -106,7 +108,8 @@ def test_importing_the_package_imports_next_to_nothing() -> None:
     code = (
         "import sys, importlib; before = set(sys.modules); import modelinspect as mi;"
         "print(sorted(m for m in set(sys.modules) - before if m.startswith('modelinspect.')));"
-        "print([name for name in mi.__all__ if not hasattr(mi, name)]); print(set(dir(mi)) >= set(mi.__all__))"
+        "print([name for name in mi.__all__ if not hasattr(mi, name)]);"
+        "print(set(dir(mi)) >= set(mi.__all__))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
     assert done.stdout.splitlines() == ["['modelinspect.display']", "[]", "True"]
@@ -130,8 +133,8 @@ def test_a_full_disk_is_an_error(cli: Cli) -> None:
     """Output that can't be written is exit 2 with one line, not a traceback."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [cli.script, "count", "models/regression.py"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env=plain_environment(), check=False,
+            [cli.script, "count", "models/regression.py"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=plain_environment(), check=False,
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: No space left on device\n"
@@ -140,10 +143,15 @@ def test_a_full_disk_is_an_error(cli: Cli) -> None:
 def test_interruption_is_130_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     """Ctrl-C while a definition is being built: exit 130, no traceback, no half-written output."""
     slow = tmp_path / "slow.py"
-    slow.write_text("import torch, time\nprint('building', flush=True)\ntime.sleep(60)\nclass Net(torch.nn.Module): ...\n")
+    slow.write_text(
+        "import torch, time\nprint('building', flush=True)\ntime.sleep(60)\nclass Net(torch.nn.Module): ...\n"
+    )
     out = tmp_path / "out.json"
     process = subprocess.Popen(
-        [cli.script, "count", slow, "-o", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=plain_environment()
+        [cli.script, "count", slow, "-o", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=plain_environment(),
     )
     assert process.stderr is not None
     assert process.stderr.readline() == b"building\n", "what the user prints goes to stderr"
@@ -154,7 +162,7 @@ def test_interruption_is_130_and_leaves_nothing(cli: Cli, tmp_path: Path) -> Non
 
 
 def test_colour_on_a_terminal_only(cli: Cli) -> None:
-    """Colour on a terminal, none in a pipe, with NO_COLOR or on a dumb terminal; FORCE_COLOR brings it back."""
+    """Colour on a terminal; none in a pipe, with NO_COLOR or on a dumb terminal; FORCE_COLOR adds it."""
     shown = on_a_terminal(cli, "params", "models/regression.py")
     assert "\x1b[" in shown
     assert "\x1b[" not in on_a_terminal(cli, "params", "models/regression.py", NO_COLOR="1")
@@ -193,7 +201,7 @@ def test_names_in_a_file_are_data(cli: Cli, tmp_path: Path, form: str) -> None:
     for flags in (["params"], ["count", "--by", "prefix"], ["params", "--tree"], ["params", "--values"]):
         out = cli(*flags, path, "--format", form, env={"FORCE_COLOR": ""}).stdout
         assert out
-        assert not any(ord(c) < 32 and c not in "\t\r\n" or c in "\x7f\u202e" for c in out), out
+        assert not any(c in "\x7f\u202e" or (ord(c) < 32 and c not in "\t\r\n") for c in out), out
 
 
 def test_errors_show_no_control_characters(cli: Cli, tmp_path: Path) -> None:
@@ -204,56 +212,53 @@ def test_errors_show_no_control_characters(cli: Cli, tmp_path: Path) -> None:
     assert "\x1b" not in err
 
 
-def bad_targets(folder: Path) -> dict[str, tuple[str, str]]:
-    """Targets that can't be read, made in a folder: what is given, and what is said."""
-    (folder / "empty.pt").write_bytes(b"")
-    (folder / "text.pt").write_text("hello " * 20)
-    (folder / "void").mkdir()
-    (folder / "raises.py").write_text("import torch\nraise RuntimeError('no luck')\n")
-    (folder / "plain.py").write_text("class Net: ...\nN = 3\n")
-    (folder / "needs.py").write_text(
-        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, width: int, depth=2): super().__init__()\n"
-    )
-    (folder / "broken.py").write_text("def f(:\n")
-    (folder / "two.py").write_text(
-        "import torch\nclass One(torch.nn.Module): ...\nclass Two(torch.nn.Module): ...\n"
-    )
-    full = folder / "cut.pt"
-    torch.save({"w": torch.zeros(100)}, full)
-    full.write_bytes(full.read_bytes()[:700])
-    return {
-        "no such file": ("gone.pt", "gone.pt: no such file or directory"),
-        "near miss": ("emtpy.pt", "did you mean empty.pt?"),
-        "empty": ("empty.pt", "empty.pt is empty"),
-        "text": ("text.pt", "text.pt is not a checkpoint this version can read"),
-        "empty folder": ("void", "void is an empty directory"),
-        "truncated": ("cut.pt", "cut.pt"),
-        "raises": ("raises.py", "no luck"),
-        "no module": ("plain.py:Net", "Net"),
-        "a number": ("plain.py:N", "N"),
-        "no such name": ("needs.py:Nett", "did you mean"),
-        "needs arguments": ("needs.py:Net", "width: int"),
-        "bad arguments": ("needs.py:Net(depht=3)", "depht"),
-        "no literal": ("needs.py:Net(open('x'))", "no literal"),
-        "syntax": ("broken.py", "broken.py"),
-        "several": ("two.py", "two.py:Two"),
-        "network": ("https://example.org/x.pt", "https"),
-        "standard input": ("-", "standard input"),
-        "no section": ("ok.safetensors", ""),
-    }
+NEEDS_ARGUMENTS = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, width: int, depth=2):
+        super().__init__()
+"""
+SOURCES = {
+    "empty.pt": "",
+    "text.pt": "hello " * 20,
+    "raises.py": "import torch\nraise RuntimeError('no luck')\n",
+    "plain.py": "class Net: ...\nN = 3\n",
+    "needs.py": NEEDS_ARGUMENTS,
+    "broken.py": "def f(:\n",
+    "two.py": "import torch\nclass One(torch.nn.Module): ...\nclass Two(torch.nn.Module): ...\n",
+}
+BAD_TARGETS = {
+    "no such file": ("gone.pt", "gone.pt: no such file or directory"),
+    "near miss": ("emtpy.pt", "did you mean empty.pt?"),
+    "empty": ("empty.pt", "empty.pt is empty"),
+    "text": ("text.pt", "text.pt is not a checkpoint this version can read"),
+    "empty folder": ("void", "void is an empty directory"),
+    "truncated": ("cut.pt", "cut.pt"),
+    "raises": ("raises.py", "no luck"),
+    "no module": ("plain.py:Net", "Net"),
+    "a number": ("plain.py:N", "N"),
+    "no such name": ("needs.py:Nett", "did you mean"),
+    "needs arguments": ("needs.py:Net", "width: int"),
+    "bad arguments": ("needs.py:Net(depht=3)", "depht"),
+    "no literal": ("needs.py:Net(open('x'))", "no literal"),
+    "syntax": ("broken.py", "broken.py"),
+    "several": ("two.py", "two.py:Two"),
+    "network": ("https://example.org/x.pt", "https"),
+    "standard input": ("-", "standard input"),
+}
+"""What is given in a folder with :data:`SOURCES`, and what is said."""
 
 
-CASES = list(bad_targets.__annotations__) and [
-    "no such file", "near miss", "empty", "text", "empty folder", "truncated", "raises", "no module", "a number",
-    "no such name", "needs arguments", "bad arguments", "no literal", "syntax", "several", "network", "standard input",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", list(BAD_TARGETS))
 @pytest.mark.parametrize("command", ["count", "params"])
 def test_bad_targets_have_clear_errors(cli: Cli, tmp_path: Path, case: str, command: str) -> None:
     """One message on stderr, nothing on stdout, exit 2, and never a traceback."""
-    target, expected = bad_targets(tmp_path)[case]
+    for name, text in SOURCES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "void").mkdir()
+    torch.save({"w": torch.zeros(100)}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:700])
+    target, expected = BAD_TARGETS[case]
     code, out, err = cli(command, target, cwd=tmp_path)
     assert (code, out) == (2, ""), err
     assert err.startswith("error: ")
@@ -320,16 +325,25 @@ def test_notes_are_quiet_on_request(cli: Cli, tmp_path: Path) -> None:
     assert cli("count", "gone.pt", "-q").stderr
 
 
+SETTINGS = ("bell-style none", "show-all-if-ambiguous on", "completion-query-items 0", "page-completions off")
+
+
 def bash_completes(line: str, script: Path, cwd: Path) -> str:
     """The line after Tab in a real, interactive bash."""
     parent, child = pty.openpty()
-    env = {**plain_environment(), "PATH": f"{script.parent}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "$ "}
+    env = {
+        **plain_environment(),
+        "PATH": f"{script.parent}:{os.environ['PATH']}",
+        "TERM": "dumb",
+        "PS1": "$ ",
+    }
     process = subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"], stdin=child, stdout=child, stderr=child, cwd=cwd, env=env,
         start_new_session=True,
     )  # fmt: skip
     os.close(child)
-    os.write(parent, b"bind 'set bell-style none'; bind 'set show-all-if-ambiguous on'; bind 'set completion-query-items 0'; bind 'set page-completions off'\n")
+    for setting in SETTINGS:
+        os.write(parent, f"bind 'set {setting}'\n".encode())
     os.write(parent, b"source <(modelinspect completion bash); PS1='REA''DY'\n")
     _read_until(parent, "READY")
     os.write(parent, line.encode() + b"\t\t")
@@ -372,9 +386,7 @@ def _read_quiet(parent: int) -> str:
 )
 def test_completion_in_a_real_bash(cli: Cli, tmp_path: Path, line: str, expected: str) -> None:
     """Paths, definitions behind a colon, sections, names and options complete with Tab."""
-    (tmp_path / "two.py").write_text(
-        "import torch\nopen('ran', 'w').close()\nclass One(torch.nn.Module): ...\nclass Two(torch.nn.Module): ...\n"
-    )
+    (tmp_path / "two.py").write_text(SOURCES["two.py"] + "open('ran', 'w').close()\n")
     (tmp_path / "folder").mkdir()
     torch.save(
         {"state_dict": {"encoder.w": torch.zeros(1), "head.w": torch.zeros(1)}, "ema": {"w": torch.zeros(1)}},

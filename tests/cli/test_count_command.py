@@ -16,7 +16,8 @@ def checkpoint(tmp_path: Path) -> Path:
     """A small safetensors file: 10 parameters, 3 buffer elements."""
     path = tmp_path / "small.safetensors"
     save_file(
-        {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(4).half(), "bn.running_mean": torch.zeros(3)}, path
+        {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(4).half(), "bn.running_mean": torch.zeros(3)},
+        path,
     )
     return path
 
@@ -40,7 +41,8 @@ def test_several_targets_are_lines_of_number_and_name(cli: Cli, checkpoint: Path
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"), [("unique", 10), ("named", 10), ("stored", 10), ("buffers", 3), ("bytes", 24 + 8 + 12)]
+    ("what", "expected"),
+    [("unique", 10), ("named", 10), ("stored", 10), ("buffers", 3), ("bytes", 24 + 8 + 12)],
 )
 def test_what_selects_a_figure(cli: Cli, checkpoint: Path, what: str, expected: int) -> None:
     """Each figure by its name."""
@@ -57,7 +59,10 @@ def test_what_is_unknown_is_an_error(cli: Cli, checkpoint: Path, what: str) -> N
 
 def test_a_definition_knows_what_is_trainable(cli: Cli) -> None:
     """Trainable and frozen of the example with a frozen part add up to its unique count."""
-    figures = [int(cli("count", "models/tied.py", "--what", what).stdout) for what in ("unique", "trainable", "frozen")]
+    figures = [
+        int(cli("count", "models/tied.py", "--what", what).stdout)
+        for what in ("unique", "trainable", "frozen")
+    ]
     assert figures[0] == figures[1] + figures[2]
     assert figures[2] > 0
 

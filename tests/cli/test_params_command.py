@@ -61,7 +61,9 @@ def test_every_form_holds_every_row(cli: Cli, saved: Path) -> None:
     lines = cli("params", saved, "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line)["name"] for line in lines] == names
     for form, delimiter in (("csv", ","), ("tsv", "\t")):
-        rows = list(csv.DictReader(io.StringIO(cli("params", saved, "--format", form).stdout), delimiter=delimiter))
+        rows = list(
+            csv.DictReader(io.StringIO(cli("params", saved, "--format", form).stdout), delimiter=delimiter)
+        )
         assert [row["name"] for row in rows] == names
         assert [int(row["numel"]) for row in rows] == [13, 13, 13, 1]
     markdown = cli("params", saved, "--format", "markdown").stdout
@@ -70,7 +72,19 @@ def test_every_form_holds_every_row(cli: Cli, saved: Path) -> None:
 
 def test_sorting_and_cutting(cli: Cli, saved: Path) -> None:
     """`--sort`, `--reverse` and `--top` work on what is left after the filters."""
-    out = cli("params", saved, "--columns", "name", "--sort", "numel", "--reverse", "--top", "1", "--include", "*bias")
+    out = cli(
+        "params",
+        saved,
+        "--columns",
+        "name",
+        "--sort",
+        "numel",
+        "--reverse",
+        "--top",
+        "1",
+        "--include",
+        "*bias",
+    )
     assert out.stdout == "0.bias\n"
     code, _, err = cli("params", saved, "--sort", "size")
     assert code == 2
@@ -123,7 +137,10 @@ def test_values_of_a_file(cli: Cli, tmp_path: Path) -> None:
     big = torch.randn(1000, generator=torch.Generator().manual_seed(1))
     big[3] = float("nan")
     save_file({"big": big, "small": torch.tensor([1.5, -2.0])}, path)
-    rows = {row["name"]: row["values"] for row in json.loads(cli("params", path, "--values", "--json").stdout)["tensors"]}
+    rows = {
+        row["name"]: row["values"]
+        for row in json.loads(cli("params", path, "--values", "--json").stdout)["tensors"]
+    }
     finite = big[~big.isnan()].double()
     assert rows["big"]["min"] == pytest.approx(finite.min().item())
     assert rows["big"]["mean"] == pytest.approx(finite.mean().item())
@@ -138,7 +155,8 @@ def test_values_of_a_file(cli: Cli, tmp_path: Path) -> None:
 def test_values_of_a_definition_are_fresh_and_say_so(cli: Cli) -> None:
     """Built for real under a seed: equal for the same seed, another for another, labelled."""
     first, again, other = (
-        cli("params", "models/regression.py", "--values", "--columns", "values", "--seed", seed) for seed in "112"
+        cli("params", "models/regression.py", "--values", "--columns", "values", "--seed", seed)
+        for seed in "112"
     )
     assert first.stdout == again.stdout != other.stdout
     assert "fresh initialisation" in first.stderr
@@ -159,12 +177,29 @@ def test_against_a_checkpoint_that_fits(cli: Cli, saved: Path) -> None:
 def test_against_a_checkpoint_that_does_not(cli: Cli, tmp_path: Path) -> None:
     """Missing, unexpected and another shape, each in its row; exit 1."""
     path = tmp_path / "other.pt"
-    torch.save({"0.weight": torch.zeros(13, 2), "0.bias": torch.zeros(13), "2.weight": torch.zeros(1, 13), "x": torch.zeros(1)}, path)
+    torch.save(
+        {
+            "0.weight": torch.zeros(13, 2),
+            "0.bias": torch.zeros(13),
+            "2.weight": torch.zeros(1, 13),
+            "x": torch.zeros(1),
+        },
+        path,
+    )
     code, out, _ = cli("params", "models/regression.py", "--against", path, "--json")
     assert code == 1
     document = json.loads(out)
-    found = {row["name"]: row["status"] for row in next(v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict))}
-    assert found == {"0.weight": "shape", "0.bias": "ok", "2.weight": "ok", "2.bias": "missing", "x": "unexpected"}
+    found = {
+        row["name"]: row["status"]
+        for row in next(v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict))
+    }
+    assert found == {
+        "0.weight": "shape",
+        "0.bias": "ok",
+        "2.weight": "ok",
+        "2.bias": "missing",
+        "x": "unexpected",
+    }
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])

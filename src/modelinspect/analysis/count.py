@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from modelinspect.display import Displayed
 from modelinspect.analysis.remarks import unregistered_remarks
+from modelinspect.display import Displayed
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 

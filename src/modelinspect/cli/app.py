@@ -83,7 +83,7 @@ def main() -> NoReturn:
     # makes a million objects that the collector would walk again and again.
     gc.disable()
     if "_MODELINSPECT_COMPLETE" in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     sys.exit(guarded(lambda: app(prog_name="modelinspect", standalone_mode=False)))

@@ -50,7 +50,8 @@ def complete_name(ctx: typer.Context, args: list[str], incomplete: str) -> Offer
         names = (tensor.name for tensor in _checkpoint_of(ctx).section(_parameter(ctx, "section")))
         start = len(incomplete.rpartition(".")[0])
         matching = (name for name in names if name.startswith(incomplete) and visible(name) == name)
-        return list(dict.fromkeys(_to_next_dot(name, start + 1) for name in matching))[:MOST_OFFERED]
+        offered = dict.fromkeys(_to_next_dot(name, start + 1) for name in matching)
+        return [*offered][:MOST_OFFERED]
 
     return _quietly(offer)
 
@@ -79,9 +80,8 @@ def _definitions(path: str) -> list[tuple[str, str]]:
 
 
 def _checkpoint_of(ctx: typer.Context) -> Checkpoint:
-    from modelinspect.targets import parse_target
-
     from modelinspect.api import open_checkpoint
+    from modelinspect.targets import parse_target
 
     # With an option still to be given its value, the words are not yet sorted out.
     words = [word for word in getattr(ctx, "args", ()) if not word.startswith("-")]

@@ -102,11 +102,11 @@ def command(
     if depth is not None and not tree:
         raise UsageError("--depth goes with --tree")
     report = api.params(
-        target, section=section, include=include or (), exclude=exclude or (), kinds=[each.value for each in kind or ()],
-        sort=sort, reverse=reverse, top=top, tree=tree, depth=depth,
+        target, section=section, include=include or (), exclude=exclude or (),
+        kinds=[each.value for each in kind or ()], sort=sort, reverse=reverse, top=top, tree=tree, depth=depth,
         values=values, seed=seed, read_as=read_as,
     )  # fmt: skip
-    chosen = None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip())
+    chosen = None if columns is None else tuple(filter(None, map(str.strip, columns.split(","))))
     notes_to_stderr(report.notes, quiet=quiet)
     show([views.params_sheet(report, chosen)], form, output, fold=fold)
     return NO if not report.tensors and (include or exclude or kind) else YES

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from modelinspect.render.output import choose_format, write_sheets
-
 from modelinspect.errors import UsageError
+from modelinspect.render.output import choose_format, write_sheets
 
 if TYPE_CHECKING:
     from modelinspect.cli.options import OutputFormat
