@@ -309,11 +309,12 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str | 
     for candidate in known:
         lowered.setdefault(candidate.lower(), candidate)
     wanted = name.lower()
+
+    def distance(candidate: str) -> tuple[float, str]:
+        return -SequenceMatcher(None, candidate, wanted).ratio(), candidate
+
     near = sorted(candidate for candidate in lowered if candidate.startswith(wanted + "."))
-    close = get_close_matches(wanted, lowered, n=9, cutoff=0.7)
-    near += sorted(
-        close, key=lambda candidate: (-SequenceMatcher(None, candidate, wanted).ratio(), candidate)
-    )
+    near += sorted(get_close_matches(wanted, lowered, n=9, cutoff=0.7), key=distance)
     offered = [visible(prefix + lowered[candidate]) for candidate in dict.fromkeys(near)][:3]
     if not offered:
         return None

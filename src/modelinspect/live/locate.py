@@ -245,7 +245,7 @@ def _resolve(module: ModuleType, dotted: str, spelt: str, home: str | None) -> A
             known = [name for name in dir(found) if not name.startswith("_")]
             raise DefinitionError(
                 f"{visible(spelt)}:{path} has no attribute {part!r}",
-                hint=did_you_mean(part, known, prefix=f"{path}."),
+                hint=did_you_mean(part, known, prefix=f"{spelt}:{path}."),
             ) from error
         except Exception as error:
             raise raised(f"{visible(spelt)}:{visible(dotted)} cannot be looked up", error, home) from error

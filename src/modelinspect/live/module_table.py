@@ -103,9 +103,12 @@ def tensors_table(mapping: Mapping[Any, Any], source: str) -> ParameterTable:
     lazy = [tensor.name for tensor in tensors if tensor.layout == "uninitialized"]
     notes = [*_lazy_note(lazy)]
     if others:
-        notes.append(
-            f"{_number(len(others), 'entry', 'entries')} without a tensor left out: {_listed(others)}"
+        what = (
+            "1 entry holds no tensor and is"
+            if len(others) == 1
+            else f"{len(others):,} entries hold no tensor and are"
         )
+        notes.append(f"{what} left out: {_listed(others)}")
     return ParameterTable(source=source, tensors=tensors, origin="memory", notes=tuple(notes))
 
 
@@ -365,8 +368,8 @@ def _lazy_note(names: list[str]) -> Iterator[str]:
         yield f"{what} without a shape until the first forward pass, counted as 0: {_listed(names)}"
 
 
-def _number(n: int, singular: str, plural: str | None = None) -> str:
-    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+def _number(n: int, singular: str) -> str:
+    return f"{n:,} {singular}{'' if n == 1 else 's'}"
 
 
 def _listed(names: list[str]) -> str:
