@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Callable, Mapping
 from math import inf, nan, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from hypothesis import strategies as st
 
 from modelinspect.dtypes import DTYPES, DType, dtype_named
 from modelinspect.errors import CheckpointError, DamagedFileError, LimitError
+from modelinspect.readers.parts.storage_bytes import StorageReader
+from modelinspect.readers.registry import open_checkpoint
 from modelinspect.tensors import Storage, TensorInfo
 from modelinspect.values import (
     MAX_OVERLAPPING,
@@ -344,6 +349,76 @@ def test_what_has_no_bytes_is_an_error() -> None:
     """A tensor saved on the meta device has a shape and no values."""
     with pytest.raises(CheckpointError, match="no bytes"):
         read_values(row("float32", (2,), 8)._replace(storage=None), reader(b""))
+
+
+# --------------------------------------------------------------- torch's files
+
+
+def torch_tensors() -> dict[str, torch.Tensor]:
+    """Several types and views, two names of one tensor among them."""
+    base = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    made = {f"made in {name}": base.mul(9).to(getattr(torch, name)) for name in ("float32", "int64", "bool")}
+    made.update(
+        half=base.bfloat16(),
+        transposed=base.double().transpose(0, 2),
+        cut=base.half()[1:3, ::2, 1],
+        parameter=torch.nn.Parameter(base[0].clone()),
+        imaginary=torch.complex(base, -base),
+    )
+    made["tied"] = made["half"]
+    return made
+
+
+def packed_again(path: Path, change: Callable[[str, bytes], bytes], method: int) -> None:
+    """Write the archive anew with changed records."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in records.items():
+            archive.writestr(name, change(name, data))
+
+
+def check_file(path: Path, expected: Mapping[str, torch.Tensor]) -> None:
+    """Every value of the file is that of these tensors."""
+    table = open_checkpoint(str(path)).table
+    with StorageReader() as reader:
+        found = {row.name: read_values(row, reader.read) for row in table}
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        assert np.array_equal(found[name], tensor.detach().to(wide).numpy()), name
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_values_of_torchs_files(tmp_path: Path, is_zip: bool) -> None:
+    """What torch.save wrote, today's layout and the legacy one, is what is read."""
+    path = tmp_path / "m.pt"
+    torch.save(torch_tensors(), path, _use_new_zipfile_serialization=is_zip)
+    check_file(path, torch_tensors())
+
+
+def test_values_of_a_compressed_archive(tmp_path: Path) -> None:
+    """Packed again with compression, which torch loads, too: the same values."""
+    path = tmp_path / "m.pt"
+    torch.save(torch_tensors(), path)
+    packed_again(path, lambda _, data: data, zipfile.ZIP_DEFLATED)
+    check_file(path, torch.load(path))
+
+
+def test_values_of_a_file_from_a_big_endian_machine(tmp_path: Path) -> None:
+    """Bytes turned round and marked as such: torch and this package read the same numbers."""
+    path = tmp_path / "m.pt"
+    made = {"w": torch.arange(6.0).reshape(2, 3)}
+    torch.save(made, path)
+
+    def turned(name: str, data: bytes) -> bytes:
+        if name.endswith("/byteorder"):
+            return b"big"
+        return np.frombuffer(data, "<f4").byteswap().tobytes() if "/data/" in name else data
+
+    packed_again(path, turned, zipfile.ZIP_STORED)
+    assert torch.equal(torch.load(path)["w"], made["w"])
+    check_file(path, made)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=60), st.integers(1, 20))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,7 @@ def test_float4_counts_both_halves_of_a_byte() -> None:
         (TensorInfo("w", dtype_named("float32"), (), None, layout="uninitialized"), "not initialised"),
         (TensorInfo("w", dtype_named("float32"), (2,), None, layout="sparse_coo"), "sparse_coo"),
         (TensorInfo("w", dtype_named("float32"), (2,), None, layout="wrapper", class_name="a.B"), "a.B"),
+        (TensorInfo("w", dtype_named("float32"), (2,), Storage("f", "w", 0, 8), layout="nested"), "nested"),
     ],
 )
 def test_what_has_no_figures_says_why(row: TensorInfo, reason: str) -> None:
@@ -197,6 +200,24 @@ def test_integers_of_a_quantized_tensor_say_what_they_are() -> None:
     summary = summarise(row, reader(b"\xff\x00\x05"))
     assert (summary.minimum, summary.maximum, summary.values) == (-1, 5, [-1, 0, 5])
     assert "integers" in summary.reason
+
+
+def test_composites_are_summarised_by_what_they_store() -> None:
+    """A sparse tensor by its stored values, and said so; a per-channel quantized one by its integers."""
+    values, read = stored(torch.tensor([0.0, 2.0, 4.0]), "values")
+    indices = values._replace(name="indices", storage=None)
+    sparse = values._replace(
+        name="w", shape=(9, 9), storage=None, layout="sparse_coo", parts=(indices, values)
+    )
+    summary = summarise(sparse, read)
+    assert (summary.numel, summary.zeros, summary.mean, summary.values) == (3, 1, 2.0, None)
+    assert summary.reason == "of its 3 stored values; all others are zero"
+    data = TensorInfo("data", dtype_named("qint8"), (2,), Storage("f", "d", 0, 2), layout="quantized")
+    quantized = data._replace(name="w", storage=None, parts=(data,))
+    assert summarise(quantized, reader(b"\xff\x01")).values == [-1, 1]
+    told: list[tuple[int, int]] = []
+    summarise_all([sparse], read, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (12, 12)
 
 
 # ---------------------------------------------------------------- properties
@@ -315,6 +336,16 @@ def test_a_file_from_end_to_end(tmp_path: Path) -> None:
     assert list(summarise_files(table, [table["b"]])) == ["b"]
 
 
-def test_the_reports_name_the_type_without_numpy() -> None:
-    """The two modules mean one class."""
+def test_reports_are_imported_without_numpy() -> None:
+    """What lists, compares and selects never loads numpy; the same question finds it in statistics."""
+    assert _loads_numpy("count", "listing", "fit", "selection", "summary") == "False"
+    assert _loads_numpy("statistics") == "True"
     assert statistics.ValueSummary is ValueSummary
+
+
+def _loads_numpy(*modules: str) -> str:
+    imports = ", ".join(f"modelinspect.analysis.{module}" for module in modules)
+    code = f"import sys, {imports}; print('numpy' in sys.modules)"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()

@@ -82,11 +82,20 @@ def test_numpy_arrays_of_a_dict() -> None:
     assert found["n.b"].values == [[1.0, 1.0], [1.0, 1.0]]
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_tensors_by_their_stored_values(layout: torch.layout) -> None:
+    """Three numbers of nine are stored, and said to be so."""
+    made = (2 * torch.eye(3)).to_sparse(layout=layout)
+    summary = summarise_mapping({"w": made}, tensors_table({"w": made}, "dict"))["w"]
+    assert (summary.numel, summary.mean) == (3, 2.0)
+    assert "stored values" in summary.reason
+
+
 @pytest.mark.parametrize(
     ("tensor", "reason"),
     [
         (torch.ones(3, device="meta"), "meta device"),
-        (torch.eye(3).to_sparse(), "in parts"),
         (nn.UninitializedParameter(), "not initialised"),
     ],
 )

@@ -71,10 +71,10 @@ def test_compressed_records_are_unpacked(tmp_path: Path) -> None:
         archive.writestr("root/data/0", bytes(range(100)))
         archive.writestr("root/data/1", bytes(50))
     with StorageReader() as reader:
-        assert reader.read(Storage(str(path), "0", None, 100), 97, 3) == bytes([97, 98, 99])
-        assert reader.read(Storage(str(path), "1", None, 50), 0, 50) == bytes(50)
+        assert reader.read(Storage(str(path), "root/data/0", None, 100), 97, 3) == bytes([97, 98, 99])
+        assert reader.read(Storage(str(path), "root/data/1", None, 50), 0, 50) == bytes(50)
         with pytest.raises(DamagedFileError, match="100 bytes, not 99"):
-            reader.read(Storage(str(path), "0", None, 99), 0, 1)
+            reader.read(Storage(str(path), "root/data/0", None, 99), 0, 1)
         with pytest.raises(CheckpointError, match="do not lie in a file"):
             reader.read(Storage(str(path), "array 1 in the pickle", None, 4), 0, 4)
 

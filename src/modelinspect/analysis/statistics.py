@@ -10,6 +10,7 @@ LeVeque 1979), with the spread as a root, so that no square runs over or under.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from math import frexp, hypot, ldexp, sqrt
 from typing import Any, NamedTuple
 
@@ -168,13 +169,17 @@ def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> 
     Read a tensor's values and say what they look like.
 
     Args:
-        tensor: Any row; composites and rows without bytes get a reason instead of figures.
+        tensor: Any row; what holds no values of its own gets a reason instead of figures.
+            Of sparse and quantized tensors the stored values are taken.
         read: Where its bytes come from.
         small: Up to so many values are also given in full.
 
     Raises:
         ModelInspectError: The bytes can't be read.
     """
+    part = _summarised_part(tensor)
+    if part is not tensor:
+        return _of_part(tensor, part, summarise(part, read, small=small))
     numel, category = tensor.logical_numel, tensor.dtype.category
     reason = _no_figures(tensor)
     if reason:
@@ -212,11 +217,27 @@ def without_figures(numel: int, reason: str) -> ValueSummary:
     return ValueSummary(numel, None, None, None, None, 0, 0, 0, None, reason)
 
 
+def _summarised_part(tensor: TensorInfo) -> TensorInfo:
+    """The part of a composite that its figures are of; the tensor itself where there is none."""
+    wanted = (
+        "data" if tensor.layout == "quantized" else "values" if tensor.layout.startswith("sparse") else ""
+    )
+    return next((part for part in tensor.parts if part.name == wanted), tensor)
+
+
+def _of_part(tensor: TensorInfo, part: TensorInfo, summary: ValueSummary) -> ValueSummary:
+    if tensor.layout == "quantized":
+        return summary
+    said = f"of its {part.logical_numel:,} stored values; all others are zero"
+    return replace(summary, values=None, reason="; ".join(filter(None, (summary.reason, said))))
+
+
 def _no_figures(tensor: TensorInfo) -> str:
     if tensor.layout == "uninitialized":
         return "not initialised yet"
     if tensor.layout not in ("strided", "quantized"):
-        return f"{tensor.class_name or tensor.layout}: its values are stored in parts"
+        where = "are stored in parts" if tensor.parts else "can't be read as they lie"
+        return f"{tensor.class_name or tensor.layout}: its values {where}"
     if tensor.storage is None or tensor.storage.device == "meta":
         return "on the meta device, without values"
     return "bit patterns, not numbers" if tensor.dtype.category == "bits" else ""
@@ -274,7 +295,8 @@ def _summary_or_reason(tensor: TensorInfo, read: ReadFunction, small: int) -> Va
 
 
 def _bytes_to_read(rows: Iterable[TensorInfo]) -> int:
-    spans = {tensor.tie_key: tensor.span[1] for tensor in rows if not _no_figures(tensor)}
+    parts = map(_summarised_part, rows)
+    spans = {part.tie_key: part.span[1] for part in parts if not _no_figures(part)}
     return sum(spans.values())
 
 

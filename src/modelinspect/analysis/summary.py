@@ -19,7 +19,8 @@ class ValueSummary:
     """
 
     numel: int
-    """Values; of packed types those that they stand for."""
+    """Values that the figures are of: of packed types those that they stand for, of
+    sparse tensors those that are stored."""
     minimum: int | float | None
     """Exact, an int for integers; None: no finite value, or values without an order
     (complex, bits)."""

@@ -136,6 +136,7 @@ class _Memory:
     def placed(self, row: TensorInfo, value: Any) -> TensorInfo:
         """The row, with a storage that can be read here."""
         if row.storage is None:
+            self._place_parts(row, value)
             return row
         if not isinstance(value, Tensor):
             return self._copied(row, value)
@@ -147,6 +148,13 @@ class _Memory:
             return row._replace(storage=resolved, explicit_stride=None, storage_offset=0)
         self._owners[row.storage] = value
         return row
+
+    def _place_parts(self, row: TensorInfo, value: Any) -> None:
+        """Of a sparse tensor the stored values."""
+        for part in row.parts:
+            if part.name == "values" and part.storage is not None and row.layout.startswith("sparse"):
+                is_coo = value.layout is torch.sparse_coo
+                self._owners[part.storage] = value._values() if is_coo else value.values()
 
     def read(self, storage: Storage, first: int, n: int) -> memoryview:
         """Bytes of a storage, not copied."""
@@ -164,7 +172,9 @@ class _Memory:
         return row._replace(storage=storage, explicit_stride=None, storage_offset=0)
 
     def _bytes(self, storage: Storage) -> memoryview:
-        owner = self._owners[storage]
+        owner = self._owners.get(storage)
+        if owner is None:
+            raise CheckpointError("its memory can't be read")
         if isinstance(owner, bytes):
             return memoryview(owner)
         try:

@@ -90,7 +90,8 @@ class StorageReader:
         if not storage.file:
             raise nowhere
         directory = read_directory(self._source(storage.file))
-        number = directory.find(directory.root + b"/data/" + storage.key.encode("utf-8", "surrogateescape"))
+        # The key of a storage in an archive is the whole name of its record.
+        number = directory.find(storage.key.encode("utf-8", "surrogatepass"))
         if number is None:
             raise nowhere
         record = directory.record(number)
