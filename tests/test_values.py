@@ -339,6 +339,18 @@ def test_claims_of_a_hostile_header_cost_nothing() -> None:
         read_values(row("float32", (1,) * 40, 4), reader(bytes(4)))
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 3)])
+def test_few_elements_far_apart_cost_little(shape: tuple[int, ...]) -> None:
+    """Six numbers of a storage of megabytes: six small reads, the values of the view."""
+    base = torch.arange(2_000_000, dtype=torch.int32)
+    made = torch.as_strided(base, shape, (900_000, 7, 11)[: len(shape)], 5)
+    raw = base.numpy().tobytes()
+    asked: list[int] = []
+    info = row("int32", shape, len(raw), tuple(made.stride()), 5)
+    assert np.array_equal(read_values(info, reader(raw, asked)), made.numpy())
+    assert asked == [4] * 6
+
+
 def test_steps_of_axes_of_one_element_mean_nothing() -> None:
     """Torch allows any stride there, however large."""
     info = row("int64", (1, 2, 1), 16, (2**62, 1, 2**62))

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from modelinspect.dtypes import DTYPES, DType
 from modelinspect.errors import CheckpointError, DamagedFileError, LimitError, visible
-from modelinspect.tensors import Storage, TensorInfo
+from modelinspect.tensors import Storage, TensorInfo, contiguous_stride
 
 __all__ = [
     "CHUNK_ELEMENTS",
@@ -48,6 +48,8 @@ CHUNK_ELEMENTS = 2**18
 """Elements read at a time: few enough to stay in a processor's cache."""
 MAX_OVERLAPPING = 2**24
 """Elements that a tensor may have whose elements overlap in its storage."""
+_FEW = 64
+"""Elements that are read one by one where they lie far apart."""
 _MAX_AXES = 32
 """Axes that every numpy can hold (numpy 1; later ones hold 64)."""
 
@@ -117,8 +119,8 @@ def read_values(tensor: TensorInfo, read: ReadFunction) -> Array:
     """
     All values of a tensor, in its shape.
 
-    Reads the bytes from its first element to its last; transposed and expanded
-    tensors are views of those. The last axis of ``float4_e2m1fn_x2`` is twice as long
+    Reads the bytes from its first element to its last, so that transposed and expanded
+    tensors are views of those; a few that lie far apart it reads one by one. The last axis of ``float4_e2m1fn_x2`` is twice as long
     as torch's, which counts pairs.
 
     Raises:
@@ -131,7 +133,12 @@ def read_values(tensor: TensorInfo, read: ReadFunction) -> Array:
     # Steps along axes of one element mean nothing, and may be of any size.
     steps = [step if length > 1 else 0 for length, step in zip(tensor.shape, tensor.stride)]
     shape, reach = list(tensor.shape), _reach(zip(tensor.shape, steps))
-    numbers = _numbers(_read_stored(storage, tensor.dtype, tensor.storage_offset, reach, read), tensor.dtype)
+    if reach > CHUNK_ELEMENTS and tensor.numel <= _FEW:
+        stored = _gathered(storage, tensor, steps, read)
+        steps = list(contiguous_stride(shape))
+    else:
+        stored = _read_stored(storage, tensor.dtype, tensor.storage_offset, reach, read)
+    numbers = _numbers(stored, tensor.dtype)
     if numbers.ndim == 2:
         numbers, shape, steps = _pairs_in_a_row(numbers, shape, steps, tensor)
     return _strided(numbers, shape, steps)
@@ -292,6 +299,14 @@ def _read_stored(storage: Storage, dtype: DType, first: int, count: int, read: R
     start = (first - lead) * dtype.bits // 8
     raw = read(storage, start, dtype.nbytes(lead + count)) if count else b""
     return _stored(raw, dtype, lead + count if count else 0, storage.byteorder)[lead:]
+
+
+def _gathered(storage: Storage, tensor: TensorInfo, steps: list[int], read: ReadFunction) -> Array:
+    """Few elements that lie far apart, one by one, in the order of the indices."""
+    places = [tensor.storage_offset]
+    for length, step in zip(tensor.shape, steps):
+        places = [place + index * step for place in places for index in range(length)]
+    return np.concatenate([_read_stored(storage, tensor.dtype, place, 1, read) for place in places])
 
 
 def _wanted(axes: Iterable[tuple[int, int]]) -> int:
