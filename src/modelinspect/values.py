@@ -120,8 +120,8 @@ def read_values(tensor: TensorInfo, read: ReadFunction) -> Array:
     All values of a tensor, in its shape.
 
     Reads the bytes from its first element to its last, so that transposed and expanded
-    tensors are views of those; a few that lie far apart it reads one by one. The last axis of ``float4_e2m1fn_x2`` is twice as long
-    as torch's, which counts pairs.
+    tensors are views of those; a few that lie far apart it reads one by one. The last
+    axis of ``float4_e2m1fn_x2`` is twice as long as torch's, which counts pairs.
 
     Raises:
         CheckpointError: The tensor has no bytes of its own, or its file is damaged.
