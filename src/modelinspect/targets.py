@@ -227,7 +227,8 @@ def _literals(parenthesised: str, text: str) -> tuple[tuple[Any, ...], dict[str,
             warnings.simplefilter("ignore")
             call = ast.parse("f" + parenthesised, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise _bad_arguments(text, f"{getattr(error, 'msg', None) or error}") from error
+        why = getattr(error, "msg", None) or str(error) or "they are nested too deeply"
+        raise _bad_arguments(text, why) from error
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise _bad_arguments(text, "expected one pair of parentheses, and nothing after it")
     args = tuple(_literal(node, text) for node in call.args)

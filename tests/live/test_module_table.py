@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,7 @@ def test_hidden_modules_are_noted() -> None:
     outer = nn.Module()
     outer.layers = [nn.Linear(2, 2), nn.Linear(2, 2), nn.Tanh()]  # type: ignore[assignment]
     outer.heads = {"a": nn.Linear(1, 1)}  # type: ignore[assignment]
+    outer.lazy = [nn.LazyLinear(2)]  # type: ignore[assignment]
     outer.acts = [nn.Tanh()]  # type: ignore[assignment]
     outer.fc = nn.Linear(3, 3)
     outer.listed = [outer.fc]  # type: ignore[assignment]
@@ -201,8 +203,33 @@ def test_hidden_modules_are_noted() -> None:
     assert [note.removeprefix("not counted: ") for note in module_table(outer, "x").notes] == [
         "layers is a plain list of 3 modules with 12 parameters; nn.ModuleList would register them",
         "heads is a plain dict of 1 module with 2 parameters; nn.ModuleDict would register them",
+        "lazy is a plain list of 1 module with 0 parameters; nn.ModuleList would register them",
         "teacher is a module that was never registered, 1 module with 30 parameters",
     ]
+
+
+def test_what_a_module_saves_by_itself_is_noted() -> None:
+    """A layer that packs its weights has no parameters; a note says what it saves instead."""
+
+    class Packed(nn.Module):
+        def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            destination[prefix + "packed"] = (torch.zeros(3), None)
+
+    packed = Packed()
+    packed.w = nn.Parameter(torch.zeros(2))
+    assert module_table(nn.Sequential(packed), "x").notes == (
+        "not counted: 0 saves what is neither parameter nor buffer: packed.0",
+    )
+
+
+def test_a_second_view_of_a_module_is_not_hidden() -> None:
+    """A traced module keeps another module around the same parameters; nothing is uncounted."""
+    first, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.weight, other.bias = first.weight, first.bias
+    module = nn.Sequential(first)
+    module.__dict__["other"] = other
+    assert module_table(module, "x").notes == ()
 
 
 def test_subclasses_and_composites() -> None:
@@ -213,9 +240,11 @@ def test_subclasses_and_composites() -> None:
     )
     module.plain = nn.Parameter(torch.zeros(3).as_subclass(Plain))
     module.register_buffer("coo", torch.eye(3).to_sparse())
-    with pytest.warns(UserWarning, match="Sparse CSR|beta"):
-        csr = torch.eye(3).to_sparse_csr()
-    module.register_buffer("csr", csr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls these kinds beta, or deprecated, once a process
+        module.register_buffer("csr", torch.eye(3).to_sparse_csr())
+        module.register_buffer("small", torch.quantize_per_tensor(torch.zeros(2, 3), 0.1, 0, torch.qint8))
+        module.register_buffer("ragged", torch.nested.nested_tensor([torch.zeros(2, 3), torch.zeros(4, 3)]))
     table = rows_by_name(module_table(module, "x"))
     wrapped = table["wrapped"]
     assert (wrapped.shape, wrapped.dtype.name, wrapped.layout) == ((4, 6), "float32", "wrapper")
@@ -232,6 +261,9 @@ def test_subclasses_and_composites() -> None:
     )  # fmt: skip
     assert [part.name for part in table["csr"].parts] == ["crow_indices", "col_indices", "values"]
     assert table["csr"].nbytes == 4 * 8 + 3 * 8 + 3 * 4
+    small, ragged = table["small"], table["ragged"]
+    assert (small.layout, small.dtype.name, small.shape, small.nbytes) == ("quantized", "qint8", (2, 3), 6)
+    assert (ragged.layout, ragged.numel, ragged.nbytes) == ("nested", 18, 72)
 
 
 def test_tied_wrappers() -> None:

@@ -72,7 +72,7 @@ def module_table(
         origin=origin,
         modules={path: type(part).__name__ for path, part in tree},
         unregistered=list(_unregistered(tree, rows)),
-        notes=(*notes, *_lazy_note(lazy), *_hidden_modules(tree)),
+        notes=(*notes, *_lazy_note(lazy), *_hidden_modules(tree, rows), *_saved_apart(tree, rows)),
     )
 
 
@@ -246,7 +246,7 @@ class _Rows:
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     try:
         return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse, or a subclass that only wraps others
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, a wrapper, uninitialised
         return None
 
 
@@ -339,7 +339,7 @@ def _unregistered(tree: Iterable[tuple[str, nn.Module]], rows: _Rows) -> Iterato
             yield rows.row(attribute.path, attribute.value, kind, declared=True)
 
 
-def _hidden_modules(tree: list[tuple[str, nn.Module]]) -> Iterator[str]:
+def _hidden_modules(tree: list[tuple[str, nn.Module]], rows: _Rows) -> Iterator[str]:
     """A note for each plain attribute that keeps modules where nobody sees their parameters."""
     registered = {id(module) for _, module in tree}
     holders: dict[tuple[str, str], list[nn.Module]] = {}
@@ -347,7 +347,8 @@ def _hidden_modules(tree: list[tuple[str, nn.Module]]) -> Iterator[str]:
         if id(attribute.value) not in registered:
             holders.setdefault((attribute.holder, attribute.container), []).append(attribute.value)
     for (holder, container), modules in holders.items():
-        sizes = {id(parameter): _numel(parameter) for m in modules for parameter in m.parameters()}
+        parameters = (parameter for module in modules for parameter in module.parameters())
+        sizes = {id(parameter): _numel(parameter) for parameter in parameters if not rows.is_known(parameter)}
         if not sizes:
             continue
         owns = f"{_number(len(modules), 'module')} with {sum(sizes.values()):,} parameters"
@@ -356,6 +357,24 @@ def _hidden_modules(tree: list[tuple[str, nn.Module]]) -> Iterator[str]:
             continue
         advice = "nn.ModuleDict" if container == "dict" else "nn.ModuleList"
         yield f"not counted: {visible(holder)} is a plain {container} of {owns}; {advice} would register them"
+
+
+def _saved_apart(tree: list[tuple[str, nn.Module]], rows: _Rows) -> Iterator[str]:
+    """A note for each module that saves tensors of its own making, as quantized layers pack theirs."""
+    for path, module in tree:
+        if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
+            continue
+        saved: dict[str, Any] = {}
+        try:
+            module._save_to_state_dict(saved, "", keep_vars=True)
+        except Exception:  # noqa: BLE001, S112  the user's code, and it may need values
+            continue
+        own = [
+            name for name, value in flattened(saved) if isinstance(value, Tensor) and not rows.is_known(value)
+        ]
+        if own:
+            holder = visible(path) or "the root"
+            yield f"not counted: {holder} saves what is neither parameter nor buffer: {_listed(own)}"
 
 
 def _numel(tensor: Any) -> int:
