@@ -13,16 +13,15 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
 
-from modelinspect.analysis.count import CountReport, Grouping, count_table, sort_groups
-from modelinspect.analysis.listing import ParamsReport, build_tree, total
-from modelinspect.analysis.remarks import unregistered_remarks
 from modelinspect.errors import MissingDependencyError, UsageError
 from modelinspect.readers.registry import open_checkpoint as _open_path
 from modelinspect.targets import no_such_file, parse_target
 from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
 
 if TYPE_CHECKING:
+    from modelinspect.analysis.count import CountReport, Grouping
     from modelinspect.analysis.fit import FitReport
+    from modelinspect.analysis.listing import ParamsReport
     from modelinspect.analysis.summary import ValueSummary
     from modelinspect.live.definition import Definition
 
@@ -115,6 +114,8 @@ def count(
         >>> count("models/regression.py").unique  # doctest: +SKIP
         40
     """
+    from modelinspect.analysis.count import count_table, sort_groups
+
     if by is None and (sort is not None or reverse or top is not None):
         raise UsageError("an order of groups was asked for and no groups", hint="add --by, e.g. --by prefix")
     table, holder = _table_of(what, section, read_as)
@@ -167,6 +168,9 @@ def params(
     Raises:
         ModelInspectError: As :func:`open_checkpoint` and :func:`load_definition`.
     """
+    from modelinspect.analysis.listing import ParamsReport, build_tree, total
+    from modelinspect.analysis.remarks import unregistered_remarks
+
     if top is not None and top < 0:
         raise UsageError(f"--top is {top}, and can't be negative")
     if depth is not None and depth < 0:
@@ -259,6 +263,9 @@ def _values(
         raise UsageError(
             "a table has no values", hint="give the module or the definition that it was made from"
         )
+    if not any(tensor.device == "meta" for tensor in table):
+        # It was built for real before, by whoever asks.
+        return live.summarise_module(holder.module, rows), ()
     return live.summarise_fresh(holder, rows, seed=seed)  # type: ignore[no-any-return]
 
 

@@ -161,6 +161,18 @@ def test_interruption_is_130_and_leaves_nothing(cli: Cli, tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != "__pycache__"] == ["slow.py"]
 
 
+def test_a_definition_that_prints_at_exit_does_not_spoil_the_result(cli: Cli, tmp_path: Path) -> None:
+    """Prints on import, in the constructor and at exit all go to stderr."""
+    (tmp_path / "loud.py").write_text(
+        "import atexit, os, torch\nprint('import')\natexit.register(lambda: print('exit'))\n"
+        "class Net(torch.nn.Linear):\n    def __init__(self):\n        os.system('echo built')\n"
+        "        super().__init__(2, 3)\n"
+    )
+    code, out, err = cli("count", "loud.py", cwd=tmp_path)
+    assert (code, out) == (0, "9\n")
+    assert err.split() == ["import", "built", "exit"]
+
+
 def test_colour_on_a_terminal_only(cli: Cli) -> None:
     """Colour on a terminal; none in a pipe, with NO_COLOR or on a dumb terminal; FORCE_COLOR adds it."""
     shown = on_a_terminal(cli, "params", "models/regression.py")

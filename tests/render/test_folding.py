@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from modelinspect.analysis.count import count_table
 from modelinspect.render.folding import fold, fold_names, spell
 from modelinspect.render.sheet import Column, Sheet
-from modelinspect.render.views import count_groups, fit_sheet, params_sheet
+from modelinspect.render.views.count import count_groups
+from modelinspect.render.views.fit import fit_sheet
+from modelinspect.render.views.params import params_sheet
 
 COLUMNS = (
     Column("name", "name", "name"),

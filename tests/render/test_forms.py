@@ -22,7 +22,9 @@ from modelinspect.render.output import (
     write_sheets,
 )
 from modelinspect.render.sheet import SCHEMA_VERSION, Column, Sheet
-from modelinspect.render.views import count_groups, count_number, count_rows, fit_sheet, params_sheet
+from modelinspect.render.views.count import count_groups, count_number, count_rows
+from modelinspect.render.views.fit import fit_sheet
+from modelinspect.render.views.params import params_sheet
 
 
 def written(sheet: Sheet, form: Any) -> str:

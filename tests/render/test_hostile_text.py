@@ -14,7 +14,8 @@ import pytest
 from modelinspect.render.display import html_of, rich_of
 from modelinspect.render.output import FORMATS, Terminal, write_sheet
 from modelinspect.render.to_markdown import escaped
-from modelinspect.render.views import count_card, count_rows, params_sheet
+from modelinspect.render.views.count import count_card, count_rows
+from modelinspect.render.views.params import params_sheet
 
 HOSTILE = {
     "ansi": "a\x1b[31mred",

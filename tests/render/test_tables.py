@@ -16,7 +16,9 @@ from modelinspect.render.layout import wrap
 from modelinspect.render.sheet import Column, Line, Sheet
 from modelinspect.render.to_lines import lines_chunks
 from modelinspect.render.to_rich import rich_text
-from modelinspect.render.views import count_card, count_rows, fit_sheet, params_sheet
+from modelinspect.render.views.count import count_card, count_rows
+from modelinspect.render.views.fit import fit_sheet
+from modelinspect.render.views.params import params_sheet
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -15,16 +15,10 @@ from modelinspect.errors import UnknownAnswerError, UsageError
 from modelinspect.render.output import Terminal, write_sheets
 from modelinspect.render.sheet import Sheet
 from modelinspect.render.summaries import summary_text
-from modelinspect.render.views import (
-    PARAMS_COLUMNS,
-    TREE_COLUMNS,
-    checkpoint_sheet,
-    count_card,
-    count_number,
-    count_rows,
-    fit_sheet,
-    params_sheet,
-)
+from modelinspect.render.views.checkpoint import checkpoint_sheet
+from modelinspect.render.views.count import count_card, count_number, count_rows
+from modelinspect.render.views.fit import fit_sheet
+from modelinspect.render.views.params import PARAMS_COLUMNS, TREE_COLUMNS, params_sheet
 from modelinspect.tensors import Checkpoint, FileInfo
 
 VIEWS: dict[str, Callable[[Any], list[Sheet]]] = {

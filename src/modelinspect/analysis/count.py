@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from modelinspect.analysis.remarks import unregistered_remarks
 from modelinspect.display import Displayed
@@ -34,16 +34,14 @@ Grouping = Literal["dtype", "kind", "module", "prefix", "section", "shard"]
 Quantity = Literal["unique", "named", "stored", "trainable", "frozen", "buffers", "bytes"]
 
 
-@dataclass(frozen=True)
-class TieGroup:
+class TieGroup(NamedTuple):
     """Names of one and the same parameter."""
 
     names: tuple[str, ...]
     numel: int
 
 
-@dataclass(frozen=True)
-class DTypeTotal:
+class DTypeTotal(NamedTuple):
     """Everything of one data type; bytes are those of the storages, each once."""
 
     dtype: str
@@ -52,8 +50,7 @@ class DTypeTotal:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class GroupTotal:
+class GroupTotal(NamedTuple):
     """One line of ``--by``: the totals of the tensors that share a label."""
 
     label: str

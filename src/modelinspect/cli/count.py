@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from modelinspect.render.views.count import count_card, count_groups, count_number, count_rows
 
 from modelinspect import api
-from modelinspect.analysis.count import CountReport, Grouping, Quantity
 from modelinspect.cli import options
 from modelinspect.cli.boundary import COULD_NOT, NO, YES, notes_to_stderr, show_error
 from modelinspect.cli.show import chosen_format, show
 from modelinspect.errors import ModelInspectError, UsageError
-from modelinspect.render import views
-from modelinspect.render.sheet import Sheet
 from modelinspect.render.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from modelinspect.analysis.count import CountReport, Grouping, Quantity
+    from modelinspect.render.sheet import Sheet
 
 __all__ = ["command"]
 
@@ -109,15 +111,15 @@ def _sheets(
     reports: list[CountReport], what: Quantity | None, by: Grouping | None, form: options.OutputFormat
 ) -> list[Sheet]:
     if form in ("json", "jsonl"):
-        return [views.count_rows(reports)]
+        return [count_rows(reports)]
     if by is not None and form not in ("table", "markdown"):
-        return [views.count_groups(reports)]
+        return [count_groups(reports)]
     if form == "plain" or (form == "table" and what is not None):
-        return [views.count_number(reports, what or "unique")]
+        return [count_number(reports, what or "unique")]
     if form in ("table", "markdown"):
-        cards = [sheet for report in reports for sheet in views.count_card(report)]
-        return cards if len(reports) == 1 else [views.count_rows(reports)]
-    return [views.count_rows(reports)]
+        cards = [sheet for report in reports for sheet in count_card(report)]
+        return cards if len(reports) == 1 else [count_rows(reports)]
+    return [count_rows(reports)]
 
 
 class _Limits:

@@ -14,7 +14,7 @@ from modelinspect.cli import options
 from modelinspect.cli.boundary import NO, YES, notes_to_stderr
 from modelinspect.cli.show import chosen_format, show
 from modelinspect.errors import UsageError
-from modelinspect.render import views
+from modelinspect.render.views.params import PARAMS_COLUMNS, params_sheet
 
 __all__ = ["command"]
 
@@ -35,7 +35,7 @@ def command(
         typer.Option(
             "--columns",
             metavar="A,B,…",
-            help="Columns to show: " + ", ".join(views.PARAMS_COLUMNS) + ".",
+            help="Columns to show: " + ", ".join(PARAMS_COLUMNS) + ".",
             show_default=False,
         ),
     ] = None,
@@ -95,18 +95,20 @@ def command(
     """
     form = chosen_format(form, json, output)
     if against is not None:
+        from modelinspect.render.views.fit import fit_sheet
+
         fit = api.fit(target, against, section=section)
         notes_to_stderr(fit.notes, quiet=quiet)
-        show([views.fit_sheet(fit)], form, output, fold=fold)
+        show([fit_sheet(fit)], form, output, fold=fold)
         return YES if fit.fits else NO
     if depth is not None and not tree:
         raise UsageError("--depth goes with --tree")
     report = api.params(
         target, section=section, include=include or (), exclude=exclude or (),
-        kinds=[each.value for each in kind or ()], sort=sort, reverse=reverse, top=top, tree=tree, depth=depth,
-        values=values, seed=seed, read_as=read_as,
+        kinds=[each.value for each in kind or ()], sort=sort, reverse=reverse, top=top,
+        tree=tree, depth=depth, values=values, seed=seed, read_as=read_as,
     )  # fmt: skip
     chosen = None if columns is None else tuple(filter(None, map(str.strip, columns.split(","))))
     notes_to_stderr(report.notes, quiet=quiet)
-    show([views.params_sheet(report, chosen)], form, output, fold=fold)
+    show([params_sheet(report, chosen)], form, output, fold=fold)
     return NO if not report.tensors and (include or exclude or kind) else YES

@@ -11,7 +11,10 @@ from modelinspect.analysis.fit import FitReport
 from modelinspect.analysis.listing import ParamsReport, total
 from modelinspect.render.folding import fold
 from modelinspect.render.sheet import Sheet
-from modelinspect.render.views import checkpoint_sheet, count_card, fit_sheet, params_sheet
+from modelinspect.render.views.checkpoint import checkpoint_sheet
+from modelinspect.render.views.count import count_card
+from modelinspect.render.views.fit import fit_sheet
+from modelinspect.render.views.params import params_sheet
 from modelinspect.tensors import Checkpoint, ParameterTable
 
 __all__ = ["html_of", "rich_of", "sheets_of"]

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TextIO, get_args
 
-from modelinspect.render.folding import fold as folded
 from modelinspect.render.sheet import Sheet
 
 __all__ = ["FORMATS", "Format", "Terminal", "choose_format", "terminal_of", "write_sheet", "write_sheets"]
@@ -144,6 +143,8 @@ def _chunks(sheet: Sheet, form: Format, terminal: Terminal, fold: bool) -> Itera
 
 def _table(sheet: Sheet, terminal: Terminal, fold: bool) -> Iterator[str]:
     if fold:
+        from modelinspect.render.folding import fold as folded
+
         sheet = folded(sheet)
     if terminal.colour and len(sheet.rows) <= COLOURED_ROWS:
         from modelinspect.render.to_rich import rich_text

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 __all__ = ["SCHEMA_VERSION", "Column", "ColumnKind", "Line", "Sheet"]
 
@@ -21,8 +21,7 @@ SCHEMA_VERSION = 1
 ColumnKind = Literal["name", "text", "count", "bytes", "shape", "dtype", "ratio", "flag", "status"]
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """
     One column: its key in JSON and CSV, its heading, and how its values are shown.
 
@@ -36,8 +35,7 @@ class Column:
     kind: ColumnKind = "text"
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """
     One line of a footer: a label, a raw value and how to show it, e.g. ``("unique", 40, "count")``.
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelinspect.analysis.count import CountReport, DTypeTotal, Quantity, TieGroup
-from modelinspect.render.folding import fold_names
 from modelinspect.render.sheet import Column, ColumnKind, Line, Sheet
 
 __all__ = ["count_card", "count_groups", "count_number", "count_rows"]
@@ -48,6 +47,8 @@ def _title(report: CountReport) -> str:
 
 
 def _ties(ties: Sequence[TieGroup]) -> list[Line]:
+    from modelinspect.render.folding import fold_names
+
     lines = [
         Line("  tied", tie.numel, remark=" = ".join(name for name, _ in fold_names(tie.names)))
         for tie in ties[:_TIES_ON_A_CARD]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from math import prod
 from typing import Any
 
@@ -74,6 +73,8 @@ def params_sheet(report: ParamsReport, columns: tuple[str, ...] | None = None) -
 def _check(keys: Sequence[str], known: Sequence[str], report: ParamsReport) -> None:
     for key in keys:
         if key not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(key, known, 1)
             raise UsageError(
                 f"there is no column {visible(key)!r}",
