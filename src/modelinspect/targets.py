@@ -25,11 +25,12 @@ ENTRY_POINTS = "modelinspect.definitions"
 
 _MOST_COMPARED = 10_000
 _SPELLINGS = "a definition is spelt net.py:Net, package.module:factory or timm:resnet50"
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*")
-_MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+# Texts, compiled by re when they are first used: the path of a file needs none of them.
+_URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
+_SCHEME = r"[A-Za-z][A-Za-z0-9_+-]*"
+_MODULE = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 # Parts after the first may be numbers: layers of a Sequential are attributes "0", "1" ...
-_ATTRIBUTE = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
+_ATTRIBUTE = r"[^\W\d]\w*(?:\.\w+)*"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def parse_target(text: str) -> Target:
         if text.endswith(".py") and not os.path.isdir(text):
             return Target(text, "definition", path=text, scheme="file")
         return Target(text, "checkpoint", path=text)
-    url = _URL.match(text)
+    url = re.match(_URL, text)
     if url is not None:
         raise _no_network(text, url["scheme"])
     return _in_file(text) or _by_name(text) or _missing_path(text)
@@ -142,7 +143,7 @@ def _by_name(text: str) -> Target | None:
     if head == "py" and _is_module_spelling(rest):
         module, _, name = rest.partition(":")
         return _in_module(text, module, name)
-    if _SCHEME.fullmatch(head) and rest.strip() and (head in LIBRARIES or head in _registered()):
+    if re.fullmatch(_SCHEME, head) and rest.strip() and (head in LIBRARIES or head in _registered()):
         return Target(text, "definition", "", head, "", *_parse_library_call(rest.strip(), text))
     if os.path.isfile(head):
         raise TargetError(
@@ -150,7 +151,7 @@ def _by_name(text: str) -> Target | None:
             details=(f"target: {visible(text)}",),
             hint="--section NAME picks a part of a checkpoint",
         )
-    if not _MODULE.fullmatch(head) or not (rest == "" or _ATTRIBUTE.match(rest)):
+    if not re.fullmatch(_MODULE, head) or not (rest == "" or re.match(_ATTRIBUTE, rest)):
         return None
     if not rest:
         raise TargetError(
@@ -160,7 +161,7 @@ def _by_name(text: str) -> Target | None:
 
 
 def _is_module_spelling(rest: str) -> bool:
-    return _MODULE.fullmatch(rest.partition(":")[0]) is not None
+    return re.fullmatch(_MODULE, rest.partition(":")[0]) is not None
 
 
 def _in_module(text: str, module: str, rest: str) -> Target:
@@ -198,16 +199,16 @@ def _parse_library_call(rest: str, text: str) -> _Call:
     """A library's own names are free: ``resnet50.a1_in1k``, a folder with parentheses."""
     if os.path.lexists(rest) or not rest.endswith(")"):
         return _Call(rest, (), {}, False)
-    return _parse_call(rest, text, re.compile(r"[^()]+"))
+    return _parse_call(rest, text, r"[^()]+")
 
 
-def _parse_call(rest: str, text: str, names: re.Pattern[str]) -> _Call:
+def _parse_call(rest: str, text: str, names: str) -> _Call:
     """
     Take ``Net(1, hidden=13)`` apart. Arguments are literals; nothing is evaluated.
     """
     name, parenthesis, arguments = rest.partition("(")
     name = name.strip()
-    if not names.fullmatch(name):
+    if not re.fullmatch(names, name):
         raise TargetError(
             f"{visible(text)}: {visible(name)!r} is no name of a definition", details=(_SPELLINGS,)
         )

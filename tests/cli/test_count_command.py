@@ -142,6 +142,14 @@ def test_groups_by_section_cover_the_whole_file(cli: Cli, tmp_path: Path) -> Non
     assert "'state_dict', 'ema', 'all'" in err
 
 
+def test_groups_of_several_targets_name_their_target(cli: Cli) -> None:
+    """`--by` of several targets: each group beside its target, on a terminal and in a pipe."""
+    for form in ("plain", "table"):
+        out = cli("count", "models/regression.py", "models/tied.py", "--by", "prefix", "--format", form).stdout
+        assert "embedding" in out
+        assert out.count("models/tied.py") > 1
+
+
 def test_filters_choose_what_is_counted(cli: Cli, checkpoint: Path) -> None:
     """Globs cross dots; one that matches nothing is said, and is exit 1 when nothing is left."""
     assert cli("count", checkpoint, "--include", "a*").stdout == "10\n"

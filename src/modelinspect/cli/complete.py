@@ -51,7 +51,8 @@ def complete_name(ctx: typer.Context, args: list[str], incomplete: str) -> Offer
         start = len(incomplete.rpartition(".")[0])
         matching = (name for name in names if name.startswith(incomplete) and visible(name) == name)
         offered = dict.fromkeys(_to_next_dot(name, start + 1) for name in matching)
-        return [*offered][:MOST_OFFERED]
+        shown: Offer = [*offered][:MOST_OFFERED]
+        return shown
 
     return _quietly(offer)
 

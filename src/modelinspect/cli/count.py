@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from modelinspect.render.views.count import count_card, count_groups, count_number, count_rows
 
 from modelinspect import api
 from modelinspect.cli import options
@@ -15,6 +14,7 @@ from modelinspect.cli.boundary import COULD_NOT, NO, YES, notes_to_stderr, show_
 from modelinspect.cli.show import chosen_format, show
 from modelinspect.errors import ModelInspectError, UsageError
 from modelinspect.render.units import parse_bytes, parse_count
+from modelinspect.render.views.count import count_card, count_groups, count_number, count_rows
 
 if TYPE_CHECKING:
     from modelinspect.analysis.count import CountReport, Grouping, Quantity
@@ -98,7 +98,8 @@ def command(
             code = COULD_NOT
             continue
         reports.append(report)
-        notes_to_stderr(report.notes, quiet=quiet)
+        whose = f"{target}: " if len(targets) > 1 else ""
+        notes_to_stderr(tuple(whose + note for note in report.notes), quiet=quiet)
     if reports:
         show(_sheets(reports, what, by, form), form, output)
     complaints = [line for report in reports for line in limits.complaints(report)]
@@ -117,8 +118,9 @@ def _sheets(
     if form == "plain" or (form == "table" and what is not None):
         return [count_number(reports, what or "unique")]
     if form in ("table", "markdown"):
-        cards = [sheet for report in reports for sheet in count_card(report)]
-        return cards if len(reports) == 1 else [count_rows(reports)]
+        if len(reports) == 1:
+            return list(count_card(reports[0]))
+        return [count_rows(reports), *([] if by is None else [count_groups(reports)])]
     return [count_rows(reports)]
 
 
