@@ -208,12 +208,12 @@ class ParameterTable(Displayed):
 
     source: str
     """The target as the user spelt it."""
-    tensors: Sequence[TensorInfo]
+    tensors: Sequence[TensorInfo] = field(repr=False)
     origin: Literal["definition", "file", "memory"]
     section: str = ""
-    modules: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Dotted path of a module to its class name; ``""`` is the root. Empty if unknown."""
-    unregistered: Sequence[TensorInfo] = ()
+    unregistered: Sequence[TensorInfo] = field(default=(), repr=False)
     """Tensors that hang on a module as plain attributes: neither ``state_dict()``
     nor ``.to()`` sees them."""
     notes: tuple[str, ...] = ()
@@ -301,7 +301,7 @@ class Checkpoint(Displayed):
     format: str
     """Name in the registry, e.g. ``safetensors``, ``torch-zip``."""
     files: tuple[FileInfo, ...]
-    tables: Mapping[str, ParameterTable]
+    tables: Mapping[str, ParameterTable] = field(repr=False)
     """Section name to its tensors, in file order."""
     roles: Mapping[str, Role]
     """Section name to what it is taken for."""
@@ -309,7 +309,7 @@ class Checkpoint(Displayed):
     """The section taken for the model."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Free text pairs that the format keeps; dotted paths for nested scalars."""
-    globals: tuple[GlobalName, ...] = ()
+    globals: tuple[GlobalName, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
     @property

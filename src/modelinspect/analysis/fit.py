@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -53,7 +53,7 @@ class FitReport(Displayed):
 
     definition: ParameterTable
     checkpoint: ParameterTable
-    rows: tuple[FitRow, ...]
+    rows: tuple[FitRow, ...] = field(repr=False)
     """Definition's order, then what is unexpected."""
     checkpoint_prefix: str = ""
     """Prefix of the checkpoint's names that the definition's lack, e.g. ``module.``; the

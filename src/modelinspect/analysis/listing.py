@@ -53,14 +53,14 @@ class ParamsReport(Displayed):
 
     table: ParameterTable
     """Everything that the rows were chosen from."""
-    tensors: Sequence[TensorInfo]
+    tensors: Sequence[TensorInfo] = field(repr=False)
     """The rows, in the order to show."""
     totals: Totals
-    tied_to: Mapping[str, str] = field(default_factory=dict)
+    tied_to: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Name of a tied tensor to the first name of the same one."""
-    tree: Sequence[TreeNode] | None = None
+    tree: Sequence[TreeNode] | None = field(default=None, repr=False)
     """The same rows as a tree, where one was asked for."""
-    values: Mapping[str, ValueSummary] | None = None
+    values: Mapping[str, ValueSummary] | None = field(default=None, repr=False)
     """Summaries by name, where values were asked for."""
     notes: tuple[str, ...] = ()
 

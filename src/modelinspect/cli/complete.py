@@ -51,8 +51,7 @@ def complete_name(ctx: typer.Context, args: list[str], incomplete: str) -> Offer
         start = len(incomplete.rpartition(".")[0])
         matching = (name for name in names if name.startswith(incomplete) and visible(name) == name)
         offered = dict.fromkeys(_to_next_dot(name, start + 1) for name in matching)
-        shown: Offer = [*offered][:MOST_OFFERED]
-        return shown
+        return [name for name, _ in zip(offered, range(MOST_OFFERED))]
 
     return _quietly(offer)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from modelinspect.display import Displayed
 from modelinspect.errors import DefinitionError, visible
 from modelinspect.live.build import build
 from modelinspect.live.locate import locate, visiting
@@ -22,7 +23,7 @@ __all__ = ["Definition", "load_definition"]
 
 
 @dataclass(frozen=True, eq=False)
-class Definition:
+class Definition(Displayed):
     """
     A model definition, built.
     """

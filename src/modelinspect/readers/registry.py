@@ -33,7 +33,18 @@ HEAD_BYTES = 512
 
 
 class NotThisFormat(CheckpointError):  # noqa: N818 - it is no error where another reader follows
-    """A reader does not take the file for its own; the message says why."""
+    """
+    A reader does not take the file for its own; the message says why.
+
+    Args:
+        message: The reason, short.
+        really: What the file is instead, where the reader knows, e.g. "a Keras model".
+        hint: What to do with such a file.
+    """
+
+    def __init__(self, message: str, *, really: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.really = really
 
 
 class Format(NamedTuple):
@@ -161,6 +172,7 @@ def _forced(source: ByteSource, target: str, row: Format) -> Checkpoint:
 
 def _first_reader(source: ByteSource, target: str) -> Checkpoint:
     head = source.read_upto(0, HEAD_BYTES)
+    known = _known(head)
     tried: list[str] = []
     for candidate in _by_suffix(source.path):
         objection = candidate.objection(head, source.size)
@@ -169,12 +181,15 @@ def _first_reader(source: ByteSource, target: str) -> Checkpoint:
                 return _reader(candidate.module)(source, target)
             except NotThisFormat as error:
                 objection = error.message
+                if error.really is not None:
+                    known = error.really, error.hint
         tried.append(f"{candidate.name} ({objection})")
-    raise _unrecognised(target, head, tried)
+    raise _unrecognised(target, head, known, tried)
 
 
-def _unrecognised(target: str, head: bytes, tried: list[str]) -> UnrecognisedFileError:
-    known = _known(head)
+def _unrecognised(
+    target: str, head: bytes, known: tuple[str, str | None] | None, tried: list[str]
+) -> UnrecognisedFileError:
     first = f"first bytes: {head[:8].hex(' ')}"
     if known is not None:
         return UnrecognisedFileError(
@@ -189,7 +204,7 @@ def _unrecognised(target: str, head: bytes, tried: list[str]) -> UnrecognisedFil
     )
 
 
-def _known(head: bytes) -> tuple[str, str] | None:
+def _known(head: bytes) -> tuple[str, str | None] | None:
     """What the file is where that is known, and what to do about it."""
     for start, name, advice in FOREIGN:
         if head.startswith(start):

@@ -35,13 +35,18 @@ def sheets_of(report: object) -> tuple[Sheet, ...]:
         sheets = (fit_sheet(report),)
     elif isinstance(report, Checkpoint):
         sheets = (checkpoint_sheet(report),)
-    elif isinstance(report, ParameterTable):
-        tied_to = report.tied_to
-        totals = total(report.tensors, tied_to)
-        sheets = (params_sheet(ParamsReport(report, report.tensors, totals, tied_to)),)
+    elif isinstance(table := _table_of(report), ParameterTable):
+        tied_to = table.tied_to
+        totals = total(table.tensors, tied_to)
+        sheets = (params_sheet(ParamsReport(table, table.tensors, totals, tied_to)),)
     else:
         raise TypeError(f"a {type(report).__name__} has no view")
     return tuple(fold(sheet.for_people()) for sheet in sheets)
+
+
+def _table_of(report: object) -> object:
+    """A table is its own; a definition, whose class this room can't know, has one."""
+    return getattr(report, "table", report)
 
 
 def rich_of(report: object) -> object:

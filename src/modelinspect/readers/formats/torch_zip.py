@@ -47,7 +47,7 @@ def read(source: ByteSource, target: str) -> Checkpoint:
         raise _what_is_left(source, target, error) from error
     number = directory.find(directory.root + b"/data.pkl")
     if number is None or directory.find(directory.root + b"/constants.pkl") is not None:
-        raise NotThisFormat(_what_it_is(directory))
+        raise _what_it_is(directory)
     record = directory.record(number)
     feed = Feed(directory.opened(record), record.size, f"{target}: {record.name}")
     pickle = read_pickle(feed)
@@ -164,31 +164,38 @@ def _bind(pids: Iterable[PersistentId], place: Place) -> tuple[dict[str, HeldSto
 # -- zip archives of something else ------------------------------------------------------
 
 
-def _what_it_is(directory: ZipDirectory) -> str:
-    """Why it is no file of torch.save, and what it looks like instead."""
-    names = {name.partition(b"/")[2] for name in directory.names}
+def _what_it_is(directory: ZipDirectory) -> NotThisFormat:
+    """What the archive looks like instead."""
     whole = set(directory.names)
-    if b"constants.pkl" in names:
-        return "a TorchScript archive (torch.jit.save), which is not read yet"
-    if b"archive_format" in names or b"serialized_exported_program.json" in whole:
-        return "a torch.export archive (.pt2), which is not read yet"
-    if b".data/extern_modules" in names:
-        return "a torch.package archive, which is not read yet"
-    if {b"metadata.json", b"config.json"} <= whole:
-        return "a Keras model (.keras), which is not read"
+    inner = {name.partition(b"/")[2] for name in directory.names}
+    for marks, names, title, hint in _OTHER_ARCHIVES:
+        if marks <= (whole if names == "whole" else inner):
+            return NotThisFormat(title, really=title, hint=hint)
     if all(name.endswith(b".npy") for name in whole):
-        return "a NumPy archive (.npz), which is not read yet"
-    if b"[Content_Types].xml" in whole:
-        return "an Office document"
-    if b"META-INF/MANIFEST.MF" in whole:
-        return "a Java archive"
-    if any(name.endswith(b".dist-info/WHEEL") for name in whole):
-        return "a Python wheel"
+        return NotThisFormat("a NumPy archive", really="a NumPy archive (.npz)", hint="numpy.load reads it")
     inside = [name for name in directory.names if name.endswith((b".pt", b".pth", b".ckpt", b".safetensors"))]
     if inside:
         shown = visible(inside[0].decode("utf-8", "backslashreplace")[:80])
-        return f"a zip archive that has checkpoints inside, {shown} among them: unpack it first"
-    return "a zip archive without data.pkl in its first folder"
+        title = f"a zip archive with {shown} inside"
+        return NotThisFormat(title, really=title, hint="unpack it with unzip first")
+    return NotThisFormat("a zip archive without data.pkl in its first folder")
+
+
+# What such an archive holds, in which folder, what it is called, what to do.
+_OTHER_ARCHIVES = (
+    ({b"constants.pkl"}, "inner", "a TorchScript archive (torch.jit.save)", "torch.jit.load reads it"),
+    ({b"archive_format"}, "inner", "a torch.export archive (.pt2)", "torch.export.load reads it"),
+    (
+        {b"serialized_exported_program.json"},
+        "whole",
+        "a torch.export archive (.pt2)",
+        "torch.export.load reads it",
+    ),
+    ({b".data/extern_modules"}, "inner", "a torch.package archive", "torch.package.PackageImporter reads it"),
+    ({b"metadata.json", b"config.json"}, "whole", "a Keras model (.keras)", "keras reads it"),
+    ({b"[Content_Types].xml"}, "whole", "an Office document", None),
+    ({b"META-INF/MANIFEST.MF"}, "whole", "a Java archive", None),
+)
 
 
 # -- archives without their end ----------------------------------------------------------

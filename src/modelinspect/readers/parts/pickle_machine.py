@@ -87,9 +87,7 @@ class Feed:
             DamagedFileError: The record ends before *end*.
         """
         if end > self.size:
-            raise self.damaged(
-                begin, f"{end - begin:,} bytes are needed, {self.size - begin:,} are left", True
-            )
+            raise self.damaged(begin, "it goes on beyond the end", True)
         kept = self.data[begin - self.base :] if begin >= self.base else b""
         have = begin + len(kept)
         step = _WINDOW if self.eager else min(_WINDOW, max(_FIRST_STEP, begin // 8))
@@ -128,6 +126,7 @@ class _NeedMoreError(Exception):
 
 
 _UNSET: Any = object()
+_NAMES = {"text": "a text", "bytes": "a byte string", "integer": "an integer"}
 
 # Opcodes with arguments of fixed size, to tell an early end from an empty stack.
 _ARGUMENT_BYTES = {
@@ -164,8 +163,9 @@ class _Machine:
             base, length = self.feed.base, len(self.feed.data)
             if not base <= self.at <= wanted <= base + length:
                 self.feed.slide(self.at, wanted)
-                self._check_limits()
+                self.room += len(self.feed.data) // BYTES_PER_OBJECT
             wanted = self._run()
+            self._check_limits()
         if not self.stack:
             raise self.feed.damaged(self.at - 1, "it ends with nothing on its stack")
         ordered = sorted(self.globals.values(), key=lambda name: name.position)
@@ -173,7 +173,6 @@ class _Machine:
 
     def _check_limits(self) -> None:
         """Once a window, which is short enough that little can happen in one."""
-        self.room += len(self.feed.data) // BYTES_PER_OBJECT
         if self.room < 0:
             most = f"{FREE_OBJECTS:,} and one for every {BYTES_PER_OBJECT} bytes"
             raise self.limit(f"more objects than are allowed ({most})")
@@ -388,7 +387,7 @@ class _Machine:
     def _blob(self, kind: Literal["text", "bytes", "integer"], begin: int, end: int, base: int) -> Blob:
         if base + end > self.feed.size:
             left = self.feed.size - base - begin
-            reason = f"a {kind} of {end - begin:,} bytes begins here, {left:,} are left"
+            reason = f"{_NAMES[kind]} of {end - begin:,} bytes begins here, {left:,} are left"
             raise self.feed.damaged(base + begin, reason, True)
         if end - begin <= MAX_TEXT_BYTES and kind != "integer":
             raise _NeedMoreError(base + end)
@@ -678,7 +677,7 @@ class _Machine:
     def _named(self, module: str, name: str) -> Global:
         known = self.globals.get((module, name))
         if known is None:
-            self.room -= 4
+            self.room -= 8
             known = self.globals[module, name] = Global(module, name, self.at)
         return known
 
@@ -700,7 +699,7 @@ class _Machine:
         texts = [part if isinstance(part, str) else "<computed>" for part in (module, name)]
         symbol = Global(texts[0][:MAX_LINE_BYTES], texts[1][:MAX_LINE_BYTES], self.at, computed=True)
         self.globals.setdefault((f"{symbol.module}\n", symbol.name), symbol)
-        self.room -= 4
+        self.room -= 8
         self.stack.append(symbol)
         return pos + 1
 

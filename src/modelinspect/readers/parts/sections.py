@@ -282,7 +282,7 @@ class _Walk:
         self.reader = reader
         self.target = target
         self.barren: set[int] = set()
-        self.steps_left = FREE_STEPS + STEPS_PER_BYTE * pickle.end
+        self.most_steps = self.steps_left = FREE_STEPS + STEPS_PER_BYTE * pickle.end
         self.most_names = FREE_NAMES + NAMES_PER_CALL * len(pickle.calls)
 
     def is_tensor(self, symbol: Any) -> bool:
@@ -345,19 +345,20 @@ class _Walk:
         """Keep the length of names within bounds."""
         self.steps_left -= len(name) // 16
         if len(name) > MAX_NAME:
-            raise self._too_many(f"characters ({len(name):,}) in a name")
+            raise self.too_many("characters in a name", MAX_NAME)
 
     def check_limits(self, names: int) -> None:
         """Keep the work within bounds; asked at every container, which can hold no more than the pickle."""
         if names > self.most_names:
-            raise self._too_many("names for its tensors")
+            raise self.too_many("names of tensors", self.most_names)
         if self.steps_left < 0:
-            raise self._too_many("references to follow")
+            raise self.too_many("references to follow", self.most_steps)
 
-    def _too_many(self, what: str) -> LimitError:
+    def too_many(self, what: str, most: int) -> LimitError:
+        """The error for a pickle whose objects lead too far."""
         return LimitError(
-            f"{visible(self.target)} has more {what} than are read",
-            details=("its objects refer to each other again and again, as those of no honest writer do",),
+            f"{visible(self.target)} claims more than is read",
+            details=(f"it leads to more than {most:,} {what}",),
         )
 
 
@@ -465,7 +466,7 @@ class _Section:
     def _prefix(self) -> str:
         """Dotted path of the innermost frame, with a dot at its end."""
         if len(self.frames) > MAX_DEPTH:
-            raise self.walk._too_many(f"levels ({len(self.frames):,}) above a tensor")
+            raise self.walk.too_many("levels above a tensor", MAX_DEPTH)
         labels = [frame.label for frame in self.frames if frame.label is not None]
         prefix = self.frames[-1].prefix = "".join(f"{label}." for label in labels)
         return prefix

@@ -293,13 +293,15 @@ def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, in
 
 
 def _find_end64(source: ByteSource, locator: bytes, end: int) -> tuple[int, int, int, int]:
-    _, _, at, _ = _LOCATOR64.unpack(locator)
-    if at > end - _LOCATOR64.size - _END64.size:
-        _damaged(source, f"its zip64 end claims to lie at byte {at:,}, beyond the end")
-    fields = _END64.unpack(source.read(at, _END64.size, "the zip64 end of the archive"))
-    if fields[0] != b"PK\6\6":
-        _damaged(source, f"no zip64 end at byte {at:,}")
-    return fields[7], fields[8], fields[9], at
+    _, _, claimed, _ = _LOCATOR64.unpack(locator)
+    # Where bytes stand before the archive it lies further on, but still before its locator.
+    for at in (claimed, end - _LOCATOR64.size - _END64.size):
+        if not 0 <= at <= end - _LOCATOR64.size - _END64.size:
+            continue
+        fields = _END64.unpack(source.read(at, _END64.size, "the zip64 end of the archive"))
+        if fields[0] == b"PK\6\6":
+            return fields[7], fields[8], fields[9], at
+    return _damaged(source, f"there is no zip64 end at byte {claimed:,}")
 
 
 def _parse_entries(directory: ZipDirectory, raw: bytes, count: int, start: int) -> None:
