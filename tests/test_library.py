@@ -192,5 +192,5 @@ def test_contradictory_arguments_are_refused(net: nn.Module, path: Path) -> None
 def test_unknown_names_of_the_package_are_attribute_errors() -> None:
     """As of any module."""
     with pytest.raises(AttributeError, match="no attribute 'coun'"):
-        _ = mi.coun  # type: ignore[attr-defined]
+        _ = mi.coun
     assert mi.__version__

@@ -145,7 +145,8 @@ def test_groups_by_section_cover_the_whole_file(cli: Cli, tmp_path: Path) -> Non
 def test_groups_of_several_targets_name_their_target(cli: Cli) -> None:
     """`--by` of several targets: each group beside its target, on a terminal and in a pipe."""
     for form in ("plain", "table"):
-        out = cli("count", "models/regression.py", "models/tied.py", "--by", "prefix", "--format", form).stdout
+        targets = ("models/regression.py", "models/tied.py")
+        out = cli("count", *targets, "--by", "prefix", "--format", form).stdout
         assert "embedding" in out
         assert out.count("models/tied.py") > 1
 
