@@ -145,7 +145,7 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
     target = path if target is None else target
     with _no_collector():
         if os.path.isdir(path):
-            return _directory_module().read_directory(path, target)
+            return _directory_module().read_directory(path, target)  # type: ignore[no-any-return]
         if path.endswith(".index.json"):
             return _directory_module().read_index(path, target)  # type: ignore[no-any-return]
         return open_file(path, target, read_as)

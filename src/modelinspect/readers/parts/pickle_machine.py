@@ -359,6 +359,13 @@ class _Machine:
                 elif op == 0x94:  # MEMOIZE
                     memo.append(stack[-1])
                     pos += 1
+                elif op == 0x71:  # BINPUT
+                    index = data[pos + 1]
+                    if index == len(memo):
+                        memo.append(stack[-1])
+                    else:
+                        self._put(index, stack[-1], base + pos)
+                    pos += 2
         except _NeedMoreError as need:
             wanted = need.end
         except (IndexError, struct.error):

@@ -1,0 +1,139 @@
+"""
+What a container in a pickle holds: labels and values, whatever the container is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from modelinspect.readers.parts.pickle_symbols import Call, Global, PickledDict, PickledSet
+
+__all__ = [
+    "CONTAINERS", "call_entries", "columns", "is_collection", "is_mapping", "mapping", "members",
+    "plain_columns",
+]  # fmt: skip
+
+CONTAINERS = (PickledDict, list, tuple, PickledSet, Call)
+_SEQUENCES = frozenset({"list", "tuple", "set", "frozenset", "deque"})
+_MAPPINGS = frozenset({"OrderedDict", "defaultdict", "Counter", "dict"})
+
+
+def columns(flat: list[Any]) -> tuple[list[str], list[Any]]:
+    """Labels and values of a dictionary: of a key written twice the last value, at the first place."""
+    keys, values = flat[::2], flat[1::2]
+    if not set(map(type, keys)) - {str}:
+        if len(set(keys)) == len(keys):
+            return keys, values
+        last = dict(zip(keys, values))
+        return list(last), list(last.values())
+    texts = {key for key in keys if type(key) is str}
+    labels: dict[str, Any] = {}
+    for number, (key, value) in enumerate(zip(keys, values)):
+        label = _label(key, number)
+        # {1: ..., "1": ...} has two entries.
+        if type(key) is not str and label in texts:
+            label = f"{label} ({type(key).__name__})"
+        labels[label] = value
+    return list(labels), list(labels.values())
+
+
+def _pairs(flat: list[Any]) -> Iterator[tuple[str, Any]]:
+    return zip(*columns(flat))
+
+
+def _label(key: Any, number: int) -> str:
+    """Text for a key that may be anything."""
+    if type(key) is str:
+        return key
+    if key is None or type(key) in (int, bool, float):
+        return str(key)
+    if type(key) is Global:
+        return key.dotted
+    if type(key) is tuple and key and all(type(part) in (str, int) for part in key):
+        return "(" + ", ".join(map(str, key)) + ")"
+    return f"<key {number}>"
+
+
+def call_entries(call: Call) -> Iterator[tuple[str, Any]]:
+    """Whatever an object was given: entries, items, arguments, attributes."""
+    func, args = call.func, call.args
+    name = func.name if type(func) is Global else ""
+    first = args[0] if type(args) is tuple and args else None
+    sources: list[Iterator[tuple[str, Any]]] = []
+    if name in _MAPPINGS and is_collection(call):
+        # Python 2 wrote OrderedDict([[key, value], ...]).
+        given = [pair for argument in args for pair in mapping(argument)] if type(args) is tuple else []
+        flat = [part for pair in given for part in pair]
+        sources.append(_pairs(flat + call.flat) if flat else _pairs(call.flat))
+    else:
+        if name in _SEQUENCES and isinstance(first, (list, tuple)):
+            sources.append(zip(map(str, range(len(first))), first))
+        elif type(args) is tuple:
+            sources.append(zip(map(str, range(len(args))), args))
+        if type(func) is Call:
+            sources.append(iter([("func", func)]))
+        sources.append(_pairs(call.flat))
+    if call.more is not None:
+        sources.append(zip(map(str, range(len(call.items))), call.items))
+        sources.extend(_state_entries(state) for state in call.states)
+        if call.kwargs is not None:
+            sources.append(mapping(call.kwargs))
+    return chain.from_iterable(sources)
+
+
+def is_collection(call: Call) -> bool:
+    """A dictionary, list or set of the standard library."""
+    func = call.func
+    return (
+        type(func) is Global
+        and func.module in ("collections", "builtins", "__builtin__")
+        and (func.name in _MAPPINGS or func.name in _SEQUENCES)
+    )
+
+
+def _state_entries(state: Any) -> Iterator[tuple[str, Any]]:
+    if type(state) is tuple and len(state) == 2 and any(type(part) is PickledDict for part in state):
+        return chain(*(_state_entries(part) for part in state if type(part) is PickledDict))
+    if type(state) is PickledDict:
+        return _pairs(state.flat)
+    return iter([("state", state)])
+
+
+def mapping(symbol: Any) -> Iterator[tuple[str, Any]]:
+    """Labels and values of any kind of mapping; nothing for what is none."""
+    if type(symbol) is PickledDict:
+        return _pairs(symbol.flat)
+    if type(symbol) is Call and is_collection(symbol):
+        return call_entries(symbol)
+    if type(symbol) is list:
+        pairs = [pair for pair in symbol if isinstance(pair, (list, tuple)) and len(pair) == 2]
+        return _pairs([part for pair in pairs for part in pair])
+    return iter(())
+
+
+def plain_columns(symbol: Any) -> tuple[list[str], list[Any]]:
+    """Labels and values of a dictionary or list, of which sections may be made; none of an object."""
+    if isinstance(symbol, (list, tuple)):
+        return list(map(str, range(len(symbol)))), list(symbol)
+    if type(symbol) is PickledDict:
+        return columns(symbol.flat)
+    pairs = list(mapping(symbol)) if is_mapping(symbol) else []
+    return [label for label, _ in pairs], [value for _, value in pairs]
+
+
+def members(symbol: Any) -> set[str]:
+    """Texts in a set, as protocol 2 and protocol 4 write it."""
+    if type(symbol) is PickledSet:
+        items = symbol.items
+    elif type(symbol) is Call and type(symbol.args) is tuple and symbol.args:
+        items = [*symbol.args[0], *symbol.items] if isinstance(symbol.args[0], (list, tuple)) else []
+    else:
+        items = []
+    return {item for item in items if type(item) is str}
+
+
+def is_mapping(symbol: Any) -> bool:
+    """Is it a dictionary of any kind, a list or set of the standard library included?"""
+    return type(symbol) is PickledDict or (type(symbol) is Call and is_collection(symbol))

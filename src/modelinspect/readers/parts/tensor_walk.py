@@ -1,0 +1,325 @@
+"""
+Find every tensor below an object of a pickle, and name it by its path.
+
+The walk never recurses. A state_dict may be reached by several paths and is
+listed under each, as torch does; any other object is entered once, because
+objects refer to each other at will. What holds no tensor is searched once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+from modelinspect.errors import LimitError, visible
+from modelinspect.readers.parts.pickle_entries import (
+    CONTAINERS,
+    call_entries,
+    columns,
+    is_collection,
+    mapping,
+    members,
+)
+from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, PickledDict, PickledSet
+from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader, class_of
+from modelinspect.tensors import ParameterTable, TensorInfo
+
+__all__ = ["TensorWalk"]
+
+FREE_NAMES = 200_000
+"""Names that any checkpoint may have ..."""
+NAMES_PER_CALL = 4
+"""... and more for every object in it: each may be referred to from several places."""
+FREE_STEPS = 4_000_000
+"""Entries of containers to look at in any checkpoint ..."""
+STEPS_PER_BYTE = 4
+"""... and more for every byte of its pickle."""
+MAX_DEPTH = 1_000
+MAX_NAME = 65_536
+LONG_NAME = 256
+"""Characters from which on names are counted against the limits."""
+
+_LOOSE = How("other", False, None, None, False)
+_MODULE_PARAMETER = How("parameter", True, None, None, False)
+_MODULE_BUFFERS = {
+    True: How("buffer", True, True, None, False),
+    False: How("buffer", True, False, None, False),
+}
+
+Entry = tuple[str, Any, How]
+
+
+class _Frame:
+    """A container that is being walked."""
+
+    __slots__ = ("entries", "identity", "label", "loose", "prefix", "rows_before")
+
+    def __init__(
+        self, entries: Iterator[Entry], label: str | None, identity: int, loose: bool, rows: int
+    ) -> None:
+        self.entries = entries
+        self.label = label
+        """None: its entries are named as if they were its parent's."""
+        self.identity = identity
+        self.loose = loose
+        """Below an attribute of a module that is not registered."""
+        self.rows_before = rows
+        self.prefix: str | None = None
+
+
+class TensorWalk:
+    """
+    Finds tensors; remembers what holds none, so that nothing is searched twice.
+    """
+
+    def __init__(self, reader: TensorReader, pickle: Pickle, target: str) -> None:
+        self.reader = reader
+        self.target = target
+        self.barren: set[int] = set()
+        self.most_steps = self.steps_left = FREE_STEPS + STEPS_PER_BYTE * pickle.end
+        self.most_names = FREE_NAMES + NAMES_PER_CALL * len(pickle.calls)
+
+    def is_tensor(self, symbol: Any) -> bool:
+        """Is it a tensor itself?"""
+        return self.reader.maker(symbol) is not None
+
+    def module_state(self, symbol: Any) -> dict[str, Any] | None:
+        """The attributes of an ``nn.Module``, whatever its class; None for anything else."""
+        if type(symbol) is PickledDict:
+            candidates: Sequence[Any] = (symbol,)
+        elif type(symbol) is Call:
+            # GraphModule is made by a function that is given the attributes.
+            candidates = (*symbol.states[-1:], *(symbol.args[:1] if type(symbol.args) is tuple else ()))
+        else:
+            return None
+        for state in candidates:
+            if (
+                type(state) is PickledDict
+                and "_modules" in (keys := state.flat[::2])
+                and "_parameters" in keys
+            ):
+                return {key: value for key, value in state.pairs() if type(key) is str}
+        return None
+
+    def holds_tensors(self, symbol: Any) -> bool:
+        """Is there a tensor in it, at any depth?"""
+        if self.is_tensor(symbol):
+            return True
+        if not isinstance(symbol, CONTAINERS) or id(symbol) in self.barren:
+            return False
+        seen = {id(symbol)}
+        pending = [symbol]
+        while pending:
+            self.check_limits(0)
+            for _, child, _ in self.entries(pending.pop(), BARE):
+                self.steps_left -= 1
+                if not isinstance(child, CONTAINERS) or id(child) in seen or id(child) in self.barren:
+                    continue
+                if self.is_tensor(child):
+                    return True
+                seen.add(id(child))
+                pending.append(child)
+        self.barren |= seen
+        return False
+
+    def table(self, symbol: Any, how: How, section: str) -> ParameterTable:
+        """
+        All tensors below a symbol.
+
+        Args:
+            symbol: A container, or a tensor itself, which is then named ``tensor``.
+            how: What its place says of the tensors.
+            section: Name of the table.
+        """
+        return _SectionWalk(self, how).table(symbol, section)
+
+    def entries(self, symbol: Any, how: How) -> Iterator[Entry]:
+        """What a container holds that is not a module: labels, values, what is known of them."""
+        if type(symbol) is PickledDict:
+            return zip(*columns(symbol.flat), repeat(how))
+        if type(symbol) is Call:
+            return ((label, value, how) for label, value in call_entries(symbol))
+        items = symbol.items if type(symbol) is PickledSet else symbol
+        return zip(map(str, range(len(items))), items, repeat(how))
+
+    def count_name(self, name: str) -> None:
+        """Keep the length of names within bounds."""
+        self.steps_left -= len(name) // 16
+        if len(name) > MAX_NAME:
+            raise self.too_many("characters in a name", MAX_NAME)
+
+    def check_limits(self, names: int) -> None:
+        """Keep the work within bounds; asked at every container, which can hold no more than the pickle."""
+        if names > self.most_names:
+            raise self.too_many("names of tensors", self.most_names)
+        if self.steps_left < 0:
+            raise self.too_many("references to follow", self.most_steps)
+
+    def too_many(self, what: str, most: int) -> LimitError:
+        """The error for a pickle whose objects lead too far."""
+        return LimitError(
+            f"{visible(self.target)} claims more than is read",
+            details=(f"it leads to more than {most:,} {what}",),
+        )
+
+
+class _SectionWalk:
+    """
+    Reads one section: a walk by every path, then one over what modules hold unregistered.
+    """
+
+    def __init__(self, walk: TensorWalk, how: How) -> None:
+        self.walk = walk
+        self.how = how
+        self.rows: list[TensorInfo] = []
+        self.modules: dict[str, str] = {}
+        self.unregistered: list[TensorInfo] = []
+        self.registered: set[int] = set()
+        self.loose: list[tuple[str, Any]] = []
+        """Prefix and symbol of what hangs on modules unregistered: walked at the end."""
+        self.entered: set[int] = set()
+        self.frames: list[_Frame] = []
+        self.on_path: set[int] = set()
+
+    def table(self, symbol: Any, section: str) -> ParameterTable:
+        """Walk and make the table."""
+        if self.walk.is_tensor(symbol):
+            self.rows.append(self.walk.reader.read(symbol, "tensor", self.how))
+        else:
+            self._walk(symbol)
+            for path, attribute in self.loose:
+                self._push(iter([(path, attribute, _LOOSE)]), None, 0, True)
+                self._run()
+        return ParameterTable(
+            source=self.walk.target,
+            tensors=self.rows,
+            origin="file",
+            section=section,
+            modules=self.modules,
+            unregistered=self.unregistered,
+        )
+
+    def _walk(self, root: Any) -> None:
+        if isinstance(root, CONTAINERS) and self._enter(root, None, self.how, False):
+            self._run()
+
+    def _run(self) -> None:
+        walk, frames = self.walk, self.frames
+        maker_of, read = walk.reader.maker, walk.reader.read
+        while frames:
+            frame = frames[-1]
+            rows = self.unregistered if frame.loose else self.rows
+            for label, child, how in frame.entries:
+                walk.steps_left -= 1
+                maker = maker_of(child)
+                if maker is None:
+                    if isinstance(child, CONTAINERS) and self._enter(child, label, how, frame.loose):
+                        break
+                    continue
+                if frame.loose and id(child) in self.registered:
+                    continue
+                prefix = self._prefix() if frame.prefix is None else frame.prefix
+                name = prefix + label
+                if len(name) > LONG_NAME:
+                    walk.count_name(name)
+                rows.append(read(child, name, how))
+                if how.declared or frame.loose:
+                    self.registered.add(id(child))
+                if maker.has_state:
+                    self._attributes_of(child, name, how, frame)
+            else:
+                self._leave(frames.pop())
+
+    def _enter(self, symbol: Any, label: str | None, how: How, loose: bool) -> bool:
+        """Begin to walk a container; False where there is nothing to find."""
+        identity = id(symbol)
+        walk = self.walk
+        if identity in self.on_path or identity in walk.barren:
+            return False
+        walk.check_limits(len(self.rows) + len(self.unregistered))
+        state = walk.module_state(symbol)
+        # By every path only what a state_dict is made of; other objects refer to each other at will.
+        is_object = type(symbol) is Call and state is None and not is_collection(symbol)
+        if identity in self.entered and (loose or is_object):
+            return False
+        self.entered.add(identity)
+        self.on_path.add(identity)
+        if state is None:
+            entries = walk.entries(symbol, how)
+        else:
+            entries = self._module_entries(symbol, state, how, loose)
+        self._push(entries, label, identity, loose)
+        return True
+
+    def _push(self, entries: Iterator[Entry], label: str | None, identity: int, loose: bool) -> None:
+        self.frames.append(_Frame(entries, label, identity, loose, len(self.rows) + len(self.unregistered)))
+
+    def _leave(self, frame: _Frame) -> None:
+        self.on_path.discard(frame.identity)
+        if (
+            len(self.rows) + len(self.unregistered) == frame.rows_before
+            and not self.loose
+            and not frame.loose
+        ):
+            self.walk.barren.add(frame.identity)
+
+    def _prefix(self) -> str:
+        """Dotted path of the innermost frame, with a dot at its end."""
+        if len(self.frames) > MAX_DEPTH:
+            raise self.walk.too_many("levels above a tensor", MAX_DEPTH)
+        labels = [frame.label for frame in self.frames if frame.label is not None]
+        prefix = self.frames[-1].prefix = "".join(f"{label}." for label in labels)
+        return prefix
+
+    def _module_entries(self, symbol: Any, state: dict[str, Any], how: How, loose: bool) -> Iterator[Entry]:
+        """Parameters, buffers and submodules of a module; the rest is kept for later."""
+        path = self._prefix()
+        if not loose:
+            name = class_of(symbol) if type(symbol) is Call else None
+            self.modules[path[:-1]] = _module_class(name, state)
+        forced = how.kind is not None and how is not _LOOSE
+        transient = members(state.get("_non_persistent_buffers_set"))
+        for label, value in mapping(state.get("_parameters")):
+            yield label, value, how if forced else _MODULE_PARAMETER
+        for label, value in mapping(state.get("_buffers")):
+            yield label, value, how if forced else _MODULE_BUFFERS[label not in transient]
+        for label, value in mapping(state.get("_modules")):
+            yield label, value, how
+        for label, value in state.items():
+            if label not in _MODULE_FIELDS and isinstance(value, CONTAINERS):
+                if loose:
+                    yield label, value, how
+                else:
+                    self.loose.append((path + label, value))
+
+    def _attributes_of(self, symbol: Call, name: str, how: How, frame: _Frame) -> None:
+        """A tensor's own attributes may be tensors too."""
+        state = self.walk.reader.attributes(symbol)
+        if state is not None and self.walk.holds_tensors(state):
+            if how.declared or frame.loose:
+                self.loose.append((name, state))
+            else:
+                self._late(name, state)
+
+    def _late(self, name: str, state: Any) -> None:
+        """Rows for the attributes of a tensor of a plain mapping, after the tensor's own."""
+        inner = _SectionWalk(self.walk, How("other"))
+        inner._walk(state)
+        self.rows.extend(row._replace(name=f"{name}.{row.name}") for row in inner.rows)
+
+
+_MODULE_FIELDS = frozenset({
+    "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training",
+    "_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks", "_is_full_backward_hook",
+})  # fmt: skip
+
+
+def _module_class(name: Global | None, state: dict[str, Any]) -> str:
+    graph_name = state.get("_graphmodule_cls_name")
+    if isinstance(graph_name, str):
+        return graph_name
+    return name.name if name is not None else "Module"

@@ -1,0 +1,64 @@
+"""
+Files that packages ship, made by other people's programs, some by Python 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch_truth
+from safetensors.torch import load_file
+
+from modelinspect.errors import UnrecognisedFileError
+from modelinspect.readers.registry import open_checkpoint
+
+# Package, and the folder or pattern of its weights with how many there are.
+WEIGHTS = {
+    "lpips==0.1.4": ("**/*.pth", 6, "torch-legacy"),
+    "resemblyzer==0.1.4": ("**/*.pt", 1, "torch-legacy"),
+    "anarcii==2.0.8": ("**/*.pt", 6, "torch-zip"),
+    "silero-vad==6.2.3": ("**/*.safetensors", 1, "safetensors"),
+}
+
+
+@pytest.mark.parametrize("package", list(WEIGHTS))
+def test_real_files_are_read_as_their_library_reads_them(
+    package: str, shipped_weights: Callable[[str], Path]
+) -> None:
+    """Names, shapes, data types, strides, offsets, ties and sizes equal the library's, headers alone read."""
+    pattern, count, form = WEIGHTS[package]
+    files = sorted(shipped_weights(package).glob(pattern))
+    assert len(files) == count
+    for path in files:
+        checkpoint = open_checkpoint(str(path))
+        assert checkpoint.format == form
+        value = load_file(path) if form == "safetensors" else torch_truth.loaded(path)
+        expected = dict(torch_truth.named_tensors(value))
+        if form == "safetensors":
+            # Its rows are in natural order, the library's in that of the file.
+            expected = {row.name: expected[row.name] for row in checkpoint.table}
+            value = expected
+        torch_truth.assert_equal(checkpoint, value)
+        values = sum(math.prod(tensor.shape) * tensor.element_size() for tensor in expected.values())
+        assert checkpoint.bytes_read < max(20_000, path.stat().st_size - values)
+
+
+def test_many_tensors_in_few_storages(shipped_weights: Callable[[str], Path]) -> None:
+    """An LSTM packs its weights into one storage: 48 tensors, 37 storages, and no ties for that."""
+    path = shipped_weights("resemblyzer==0.1.4") / "resemblyzer" / "pretrained.pt"
+    checkpoint = open_checkpoint(str(path))
+    rows = torch_truth.rows_of(checkpoint)
+    assert len(rows) == 48
+    assert len({row.storage for row in rows.values()}) == 37
+    assert not checkpoint.table.tied_to
+    assert set(checkpoint.roles.values()) == {"model", "optimizer"}
+
+
+def test_torchscript_is_named(shipped_weights: Callable[[str], Path]) -> None:
+    """A TorchScript archive looks much the same and is refused by its name."""
+    path = next(shipped_weights("silero-vad==6.2.3").glob("**/*.jit"))
+    with pytest.raises(UnrecognisedFileError, match="is a TorchScript archive"):
+        open_checkpoint(str(path))
