@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
@@ -144,6 +144,7 @@ def params(
     depth: int | None = None,
     values: bool = False,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
     read_as: str | None = None,
 ) -> ParamsReport:
     """
@@ -163,6 +164,7 @@ def params(
         values: Summarise the values, which reads them; a definition is built for
             real, so what it shows is a fresh initialisation.
         seed: Of that initialisation.
+        progress: While values are read: told of the bytes done and of those in all.
         read_as: Of a file: the format's name, instead of recognising it.
 
     Raises:
@@ -180,7 +182,7 @@ def params(
     if kinds:
         rows = [row for row in rows if row.kind in kinds]
     rows = _in_order(rows, sort, reverse)[:top]
-    summaries, value_notes = _values(table, holder, rows, seed) if values else (None, ())
+    summaries, value_notes = _values(table, holder, rows, seed, progress) if values else (None, ())
     return ParamsReport(
         table=table,
         tensors=rows,
@@ -247,26 +249,30 @@ def _is_module(what: Any) -> bool:
 
 
 def _values(
-    table: ParameterTable, holder: Any, rows: Sequence[TensorInfo], seed: int
+    table: ParameterTable,
+    holder: Any,
+    rows: Sequence[TensorInfo],
+    seed: int,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[Mapping[str, ValueSummary], tuple[str, ...]]:
     """Summaries of the values by name, and what is to be said of them."""
     if table.origin == "file":
         from modelinspect.analysis.statistics import summarise_files
 
-        return summarise_files(table, rows), ()
+        return summarise_files(table, rows, progress=progress), ()
     live = _live("values")
     if _is_module(holder):
-        return live.summarise_module(holder, rows), ()
+        return live.summarise_module(holder, rows, progress=progress), ()
     if isinstance(holder, Mapping):
-        return live.summarise_mapping(holder, rows), ()
+        return live.summarise_mapping(holder, rows, progress=progress), ()
     if isinstance(holder, ParameterTable):
         raise UsageError(
             "a table has no values", hint="give the module or the definition that it was made from"
         )
     if not any(tensor.device == "meta" for tensor in table):
         # It was built for real before, by whoever asks.
-        return live.summarise_module(holder.module, rows), ()
-    return live.summarise_fresh(holder, rows, seed=seed)  # type: ignore[no-any-return]
+        return live.summarise_module(holder.module, rows, progress=progress), ()
+    return live.summarise_fresh(holder, rows, seed=seed, progress=progress)  # type: ignore[no-any-return]
 
 
 def _live(module: str) -> Any:

@@ -161,6 +161,19 @@ def test_interruption_is_130_and_leaves_nothing(cli: Cli, tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != "__pycache__"] == ["slow.py"]
 
 
+def test_long_work_shows_how_far_it_is(cli: Cli, tmp_path: Path) -> None:
+    """Reading many values shows a line on a terminal that is gone at the end, and none in a pipe."""
+    path = tmp_path / "big.safetensors"
+    with open(path, "wb") as file:
+        header = b'{"w":{"dtype":"F32","shape":[100000000],"data_offsets":[0,400000000]}}'
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 400_000_000)
+    shown = on_a_terminal(cli, "params", str(path), "--values", NO_COLOR="1")
+    assert "reading values: " in shown
+    assert "all zeros" in shown.rpartition("\r")[2]
+    assert cli("params", path, "--values").stderr == ""
+
+
 def test_a_definition_that_prints_at_exit_does_not_spoil_the_result(cli: Cli, tmp_path: Path) -> None:
     """Prints on import, in the constructor and at exit all go to stderr."""
     (tmp_path / "loud.py").write_text(

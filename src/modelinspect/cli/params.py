@@ -12,6 +12,7 @@ import typer
 from modelinspect import api
 from modelinspect.cli import options
 from modelinspect.cli.boundary import NO, YES, notes_to_stderr
+from modelinspect.cli.progress import ProgressLine
 from modelinspect.cli.show import chosen_format, show
 from modelinspect.errors import UsageError
 from modelinspect.render.views.params import PARAMS_COLUMNS, params_sheet
@@ -103,11 +104,12 @@ def command(
         return YES if fit.fits else NO
     if depth is not None and not tree:
         raise UsageError("--depth goes with --tree")
-    report = api.params(
-        target, section=section, include=include or (), exclude=exclude or (),
-        kinds=[each.value for each in kind or ()], sort=sort, reverse=reverse, top=top,
-        tree=tree, depth=depth, values=values, seed=seed, read_as=read_as,
-    )  # fmt: skip
+    with ProgressLine("reading values", quiet=quiet) as progress:
+        report = api.params(
+            target, section=section, include=include or (), exclude=exclude or (),
+            kinds=[each.value for each in kind or ()], sort=sort, reverse=reverse, top=top,
+            tree=tree, depth=depth, values=values, seed=seed, progress=progress, read_as=read_as,
+        )  # fmt: skip
     chosen = None if columns is None else tuple(filter(None, map(str.strip, columns.split(","))))
     notes_to_stderr(report.notes, quiet=quiet)
     show([params_sheet(report, chosen)], form, output, fold=fold)
