@@ -201,6 +201,12 @@ BOMBS: dict[str, tuple[Callable[[], bytes], type[ModelInspectError] | None]] = {
         lambda: b"\x80\x02" + b"]" * 100_000 + TENSOR + b"a" * 100_000 + b".",
         LimitError,
     ),
+    "deep dictionaries": (
+        lambda: (
+            b"\x80\x02ccollections\nOrderedDict\nq\0" + b"h\0" * 90_000 + b")R" + b"\x85R" * 90_000 + b"."
+        ),
+        None,
+    ),
     "deep calls": (lambda: b"\x80\x02cos\nsystem\n" + b")R" * 300_000 + b".", None),
     "deep calls in arguments": (
         lambda: b"\x80\x02" + b"cos\nsystem\n" * 9000 + b"N" + b"\x85R" * 9000 + b".",
@@ -336,6 +342,13 @@ def tensor(
 
 
 LIES = {
+    "a million axes": (
+        tensor(
+            size=b"(" + b"\x8a\x08" + b"\xff" * 7 + b"\x7f" + b"2" * 999_999 + b"t",
+            stride=b"(" + b"K\0" * 1_000_000 + b"t",
+        ),
+        "make no sense",
+    ),
     "too long": (tensor(size=b"K\4\x85"), "reaches beyond its storage"),
     "an offset beyond": (tensor(offset=b"K\1"), "reaches beyond its storage"),
     "a stride beyond": (tensor(stride=b"K\2\x85"), "reaches beyond its storage"),

@@ -7,9 +7,12 @@ from __future__ import annotations
 import collections
 import functools
 import io
-import math
+import pickle
+import struct
+import subprocess
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from modelinspect.errors import DamagedFileError
 from modelinspect.readers.registry import open_checkpoint
-from modelinspect.tensors import Checkpoint
+from modelinspect.tensors import Checkpoint, TensorInfo
 
 
 def read(path: Path) -> Checkpoint:
@@ -588,13 +592,207 @@ def test_long_texts_are_passed_over(tmp_path: Path) -> None:
             assert checkpoint.bytes_read < 3_000_000
 
 
-def test_many_tensors(tmp_path: Path) -> None:
-    """Four million opcodes are no more than a large checkpoint."""
-    values = {f"layers.{number}.weight": nn.Parameter(torch.zeros(1)) for number in range(2_000)}
+def test_four_million_opcodes(tmp_path: Path) -> None:
+    """A long log beside the weights is no more than a large checkpoint."""
+    value = {"weight": torch.zeros(3), "log": [[step, step / 2] for step in range(650_000)]}
+    path = torch_truth.save(value, tmp_path / "x.pt")
+    with zipfile.ZipFile(path) as archive:
+        # Six opcodes a pair, and a few in between.
+        assert archive.getinfo("x/data.pkl").file_size > 650_000 * 20
+    assert [row.name for row in read(path).table] == ["weight"]
+
+
+# -- what no torch of today writes ----------------------------------------------------------
+
+
+class Named:
+    """Stands for a function or class that is pickled by a name of our choice."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+
+class Made:
+    """Stands for a call."""
+
+    def __init__(self, func: Named, *args: Any, state: Any = None) -> None:
+        self.func, self.args, self.state = func, args, state
+
+
+class Held:
+    """Stands for a storage."""
+
+    def __init__(self, *pid: Any) -> None:
+        self.pid = pid
+
+
+class Writer(pickle._Pickler):
+    """Pickles names, calls and storages as an older torch did."""
+
+    write: Callable[[bytes], Any]
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        """One object."""
+        if isinstance(obj, Named):
+            self.write(b"c" + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, Made):
+            self.save(obj.func)
+            self.save(obj.args)
+            self.write(b"R")
+            if obj.state is not None:
+                self.save(obj.state)
+                self.write(b"b")
+        elif isinstance(obj, Held):
+            self.save(("storage", *obj.pid))
+            self.write(b"Q")
+        else:
+            super().save(obj, save_persistent_id)  # type: ignore[misc]
+
+
+def pickled(obj: Any) -> bytes:
+    """Protocol 2, as torch has always written."""
     buffer = io.BytesIO()
-    torch.save(values, buffer)
-    path = tmp_path / "x.pt"
-    path.write_bytes(buffer.getvalue())
+    Writer(buffer, 2).dump(obj)
+    return buffer.getvalue()
+
+
+def old_file(path: Path, obj: Any, storages: dict[str, list[float]]) -> Path:
+    """The layout before 1.6, of float32 storages."""
+    out = b"".join(map(pickled, (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, obj, list(storages))))
+    for numbers in storages.values():
+        out += struct.pack(f"<q{len(numbers)}f", len(numbers), *numbers)
+    path.write_bytes(out)
+    return path
+
+
+FLOATS = Named("torch", "FloatStorage")
+V1 = Named("torch._utils", "_rebuild_tensor")
+
+
+def values_of(path: Path, row: TensorInfo) -> list[float]:
+    """The float32 values between a row's first and last byte."""
+    assert row.extent is not None
+    raw = path.read_bytes()[row.extent.offset :][: row.extent.nbytes]
+    return list(struct.unpack(f"<{len(raw) // 4}f", raw))
+
+
+def test_views_of_storages(tmp_path: Path) -> None:
+    """Up to torch 0.3 a storage could be a part of another: the rows' bytes are where torch finds them."""
+    storage = ("7", "cpu", 6)
+    value = {
+        "whole": Made(V1, Held(FLOATS, *storage, None), 1, (2,), (1,)),
+        "part": Made(V1, Held(FLOATS, *storage, ("9", 2, 3)), 1, (2,), (1,)),
+        "again": Made(V1, Held(FLOATS, *storage, ("9", 2, 3)), 1, (2,), (1,)),
+    }
+    path = old_file(tmp_path / "x.pth", value, {"7": [0, 1, 2, 3, 4, 5]})
     table = read(path).table
-    assert [row.name for row in table] == list(values)
-    assert sum(row.numel for row in table) == math.prod([2_000])
+    found = {row.name: values_of(path, row) for row in table}
+    assert found == {"whole": [1, 2], "part": [3, 4], "again": [3, 4]}
+    assert found == {name: tensor.tolist() for name, tensor in torch_truth.loaded(path).items()}
+    assert table.tied_to == {"again": "part"}
+    assert {row.storage for row in table} == {table["whole"].storage}
+    beyond = {"x": Made(V1, Held(FLOATS, *storage, ("9", 4, 3)), 0, (3,), (1,))}
+    with pytest.raises(DamagedFileError, match="beyond storage '7'"):
+        read(old_file(path, beyond, {"7": [0, 1, 2, 3, 4, 5]}))
+
+
+def test_objects_of_old_versions(tmp_path: Path) -> None:
+    """Tensors, variables and parameters as torch 0.1 to 1.8 pickled them."""
+    held = Held(FLOATS, "0", "cpu", 6, None)
+    tensor = Made(V1, held, 0, (2, 3), (3, 1))
+    parameter, variable = (
+        Named("torch.nn.parameter", "Parameter"),
+        Named("torch.autograd.variable", "Variable"),
+    )
+    v2: Any = (held, 0, (2, 3), (3, 1), False, collections.OrderedDict())
+    size = Made(Named("torch", "Size"), (2, 3))
+    value = {
+        "tensor": Made(Named("torch", "FloatTensor"), state=(held, 0, (2, 3), (3, 1))),
+        "size": Made(V1, held, 0, size, [3, 1]),
+        "parameter": Made(parameter, tensor, False, state=(False, False, collections.OrderedDict())),
+        "variable": Made(variable, tensor, state=(True, False, collections.OrderedDict())),
+        "subclass": Made(
+            Named("torch.tensor", "_rebuild_from_type"),
+            Named("torch._utils", "_rebuild_tensor_v2"),
+            Named("mine", "Tensor"), v2, {},
+        ),
+    }  # fmt: skip
+    path = old_file(tmp_path / "x.pth", value, {"0": [0, 1, 2, 3, 4, 5]})
+    rows = torch_truth.rows_of(read(path))
+    assert {row.shape for row in rows.values()} == {(2, 3)}
+    assert {row.dtype.name for row in rows.values()} == {"float32"}
+    said = {name: (row.declared, row.requires_grad, row.class_name) for name, row in rows.items()}
+    assert said == {
+        "tensor": (False, None, ""),
+        "size": (False, None, ""),
+        "parameter": (True, False, ""),
+        "variable": (False, True, ""),
+        "subclass": (False, None, "mine.Tensor"),
+    }
+
+
+def test_tensors_of_other_devices(tmp_path: Path) -> None:
+    """XLA and its kind save a NumPy array or a CPU tensor: type, shape and device are the original's."""
+    array = Made(
+        Named("numpy._core.multiarray", "_reconstruct"), Named("numpy", "ndarray"), (0,), b"b",
+        state=(1, (2, 3), Made(Named("numpy", "dtype"), "f4", False, True), False, bytes(24)),
+    )  # fmt: skip
+    dtype = Named("torch", "bfloat16")
+    tensor = Made(V1, Held(FLOATS, "0", "cpu", 6, None), 0, (2, 3), (3, 1))
+    from_numpy = Named("torch._utils", "_rebuild_device_tensor_from_numpy")
+    from_cpu = Named("torch._utils", "_rebuild_device_tensor_from_cpu_tensor")
+    value = {
+        "array": Made(from_numpy, array, dtype, "xla:0", True),
+        "tensor": Made(from_cpu, tensor, dtype, "maia:1", False),
+    }
+    rows = torch_truth.rows_of(read(old_file(tmp_path / "x.pth", value, {"0": [0, 1, 2, 3, 4, 5]})))
+    said = {name: (row.shape, row.dtype.name, row.device, row.requires_grad) for name, row in rows.items()}
+    assert said == {
+        "array": ((2, 3), "bfloat16", "xla:0", True),
+        "tensor": ((2, 3), "bfloat16", "maia:1", None),
+    }
+
+
+def test_dictionaries_of_foreign_classes(tmp_path: Path) -> None:
+    """A checkpoint that is a dictionary of somebody's class is sorted like any other."""
+    held = Held(FLOATS, "0", "cpu", 2, None)
+
+    def inside(**entries: Any) -> bytes:
+        body = b"".join(pickled(key)[2:-1] + value for key, value in entries.items())
+        return b"cmine\nAttrDict\n)R(" + body + b"u"
+
+    tensor = pickled({"w": Made(V1, held, 0, (2,), (1,))})[2:-1]
+    obj = b"\x80\x02" + inside(model=tensor, optimizer=tensor) + b"."
+    pickles = [pickled(0x1950A86A20F9469CFC6C), pickled(1001), pickled({}), obj, pickled(["0"])]
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"".join(pickles) + struct.pack("<q2f", 2, 0, 1))
+    assert sections(read(path)) == {"model": "model", "optimizer": "optimizer"}
+
+
+def test_distributed_tensors_show_the_global_shape(tmp_path: Path) -> None:
+    """A DTensor's row is the whole tensor; its part is the piece that the file holds."""
+    program = """
+import sys, torch, torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+tensor = DTensor.from_local(torch.zeros(4, 3), init_device_mesh("cpu", (2,)), [Shard(0)])
+torch.save({"weight": torch.nn.Parameter(tensor)}, sys.argv[1])
+"""
+    path = tmp_path / "x.pt"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(path)], check=True)
+    [row] = read(path).table
+    assert (row.shape, row.stride, row.class_name) == ((8, 3), (3, 1), "torch.distributed.tensor.DTensor")
+    assert (row.kind, row.declared, row.requires_grad) == ("parameter", True, True)
+    assert [(part.name, part.shape) for part in row.parts] == [("_local_tensor", (4, 3))]
+
+
+def test_traced_modules(tmp_path: Path) -> None:
+    """A GraphModule is made by a function from a dictionary; its tree is read all the same."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    traced = torch.fx.symbolic_trace(net)
+    table = read(torch_truth.save(traced, tmp_path / "x.pt")).table
+    assert {row.name for row in table} == set(net.state_dict())
+    assert table.modules["0"] == "Linear"
+    assert table["1.running_mean"].kind == "buffer"

@@ -132,7 +132,7 @@ def _bind(
                 claim.key, (None, f"storage {visible(claim.key[:80])!r} is not listed")
             )
             storage = Storage(source.path, claim.key, offset, claim.nbytes, claim.device)
-            root = held[claim.key] = HeldStorage(storage, claim.dtype, 0, claim.nbytes, fault)
+            root = held[claim.key] = (storage, claim.dtype, 0, claim.nbytes, fault)
         if claim.view is None:
             pid.meaning = root
             continue
@@ -145,19 +145,19 @@ def _bind(
 
 def _view(root: HeldStorage, first: int, numel: int) -> HeldStorage:
     """A part of a storage, which files of torch before 0.4 have: tensors count from its first element."""
-    itemsize = 1 if root.dtype is None else root.dtype.itemsize
+    storage, dtype, _, held, fault = root
+    itemsize = 1 if dtype is None else dtype.itemsize
     begin, nbytes = first * itemsize, numel * itemsize
-    fault = root.fault
-    if fault is None and begin + nbytes > root.nbytes:
-        fault = f"a view reaches beyond storage {visible(root.storage.key[:80])!r}"
-    return HeldStorage(root.storage, root.dtype, begin, nbytes, fault)
+    if fault is None and begin + nbytes > held:
+        fault = f"a view reaches beyond storage {visible(storage.key[:80])!r}"
+    return storage, dtype, begin, nbytes, fault
 
 
 def _unusable(pid: Any, reason: str) -> HeldStorage | None:
     """What stands for no storage; classes are wrapped so too: ``("module", class, file, source)``."""
     if isinstance(pid, tuple) and pid and pid[0] == "module":
         return None
-    return HeldStorage(Storage("", "", None, 0), None, 0, 0, reason)
+    return Storage("", "", None, 0), None, 0, 0, reason
 
 
 def _damaged(target: str, reason: str) -> DamagedFileError:

@@ -143,19 +143,19 @@ def _bind(pids: Iterable[PersistentId], place: Place) -> tuple[dict[str, HeldSto
                 nbytes = numel * itemsize
                 if key not in held and claim[0] == "storage" and nbytes >= 0:
                     storage, fault = place(key, nbytes, device)
-                    pid.meaning = held[key] = HeldStorage(storage, dtype, 0, nbytes, fault)
+                    pid.meaning = held[key] = (storage, dtype, 0, nbytes, fault)
                     continue
         checked = read_claim(claim)
         if isinstance(checked, str):
-            pid.meaning = HeldStorage(Storage("", "", None, 0), None, 0, 0, checked)
+            pid.meaning = (Storage("", "", None, 0), None, 0, 0, checked)
             continue
         types[claim[1]] = STORAGE_TYPES[claim[1].name]
         key, dtype, _, nbytes, device, _ = checked
         known = held.get(key)
         if known is None:
             storage, fault = place(key, nbytes, device)
-            known = held[key] = HeldStorage(storage, dtype, 0, nbytes, fault)
-        elif (dtype is not known.dtype or nbytes != known.nbytes) and not notes:
+            known = held[key] = (storage, dtype, 0, nbytes, fault)
+        elif (dtype is not known[1] or nbytes != known[3]) and not notes:
             notes.append(f"storage {visible(key)} is named with two types or sizes; torch takes the first")
         pid.meaning = known
     return held, notes

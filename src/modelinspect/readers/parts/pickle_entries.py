@@ -63,14 +63,11 @@ def call_entries(call: Call) -> Iterator[tuple[str, Any]]:
     first = args[0] if type(args) is tuple and args else None
     sources: list[Iterator[tuple[str, Any]]] = []
     if name in _MAPPINGS and is_collection(call):
-        # Python 2 wrote OrderedDict([[key, value], ...]).
-        given = [pair for argument in args for pair in mapping(argument)] if type(args) is tuple else []
-        flat = [part for pair in given for part in pair]
-        sources.append(_pairs(flat + call.flat) if flat else _pairs(call.flat))
+        sources.append(_pairs(_given(args) + call.flat))
+    elif name in _SEQUENCES and isinstance(first, (list, tuple)):
+        sources.append(zip(map(str, range(len(first))), first))
     else:
-        if name in _SEQUENCES and isinstance(first, (list, tuple)):
-            sources.append(zip(map(str, range(len(first))), first))
-        elif type(args) is tuple:
+        if type(args) is tuple:
             sources.append(zip(map(str, range(len(args))), args))
         if type(func) is Call:
             sources.append(iter([("func", func)]))
@@ -81,6 +78,24 @@ def call_entries(call: Call) -> Iterator[tuple[str, Any]]:
         if call.kwargs is not None:
             sources.append(mapping(call.kwargs))
     return chain.from_iterable(sources)
+
+
+def _given(args: Any) -> list[Any]:
+    """Keys and values in turn that a dictionary's class is called with."""
+    flat: list[Any] = []
+    for argument in args if type(args) is tuple else ():
+        if type(argument) is PickledDict:
+            flat += argument.flat
+        elif isinstance(argument, (list, tuple)):
+            # Python 2 wrote OrderedDict([[key, value], ...]).
+            flat += chain.from_iterable(pair for pair in argument if _is_pair(pair))
+        elif type(argument) is Call:
+            flat += ("<argument>", argument)
+    return flat
+
+
+def _is_pair(symbol: Any) -> bool:
+    return isinstance(symbol, (list, tuple)) and len(symbol) == 2
 
 
 def is_collection(call: Call) -> bool:
@@ -105,11 +120,10 @@ def mapping(symbol: Any) -> Iterator[tuple[str, Any]]:
     """Labels and values of any kind of mapping; nothing for what is none."""
     if type(symbol) is PickledDict:
         return _pairs(symbol.flat)
-    if type(symbol) is Call and is_collection(symbol):
+    if is_mapping(symbol):
         return call_entries(symbol)
     if type(symbol) is list:
-        pairs = [pair for pair in symbol if isinstance(pair, (list, tuple)) and len(pair) == 2]
-        return _pairs([part for pair in pairs for part in pair])
+        return _pairs([part for pair in symbol if _is_pair(pair) for part in pair])
     return iter(())
 
 
@@ -135,5 +149,7 @@ def members(symbol: Any) -> set[str]:
 
 
 def is_mapping(symbol: Any) -> bool:
-    """Is it a dictionary of any kind, a list or set of the standard library included?"""
-    return type(symbol) is PickledDict or (type(symbol) is Call and is_collection(symbol))
+    """A dictionary, also of a foreign class: something had entries set on it."""
+    return type(symbol) is PickledDict or (
+        type(symbol) is Call and (is_collection(symbol) or bool(symbol.flat))
+    )

@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import Any
 
 from modelinspect.errors import LimitError, visible
+from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.pickle_entries import (
     CONTAINERS,
     call_entries,
@@ -184,8 +185,9 @@ class _SectionWalk:
 
     def table(self, symbol: Any, section: str) -> ParameterTable:
         """Walk and make the table."""
-        if self.walk.is_tensor(symbol):
-            self.rows.append(self.walk.reader.read(symbol, "tensor", self.how))
+        maker = self.walk.reader.maker(symbol)
+        if maker is not None:
+            self.rows.append(self.walk.reader.read(maker, symbol, "tensor", self.how))
         else:
             self._walk(symbol)
             for path, attribute in self.loose:
@@ -193,7 +195,7 @@ class _SectionWalk:
                 self._run()
         return ParameterTable(
             source=self.walk.target,
-            tensors=self.rows,
+            tensors=settled_by_siblings(self.rows),
             origin="file",
             section=section,
             modules=self.modules,
@@ -223,7 +225,7 @@ class _SectionWalk:
                 name = prefix + label
                 if len(name) > LONG_NAME:
                     walk.count_name(name)
-                rows.append(read(child, name, how))
+                rows.append(read(maker, child, name, how))
                 if how.declared or frame.loose:
                     self.registered.add(id(child))
                 if maker.has_state:

@@ -47,10 +47,10 @@ def assemble(
     main = pickles[0]
     reader = TensorReader(target, main.globals)
     sections = read_sections(main, reader, target)
-    for storage in held.values():
+    for *_, fault in held.values():
         # torch.load needs every storage, whether a tensor uses it or not.
-        if storage.fault is not None:
-            raise DamagedFileError(f"{visible(target)} is truncated or damaged", details=(storage.fault,))
+        if fault is not None:
+            raise DamagedFileError(f"{visible(target)} is truncated or damaged", details=(fault,))
     names = _global_names(pickles, source.path, record)
     return Checkpoint(
         source=target,

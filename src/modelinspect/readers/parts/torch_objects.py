@@ -34,6 +34,8 @@ __all__ = [
 _MOST = 1 << 63
 _new_row = tuple.__new__  # half the time of calling the named tuple
 _UINT8 = BY_NAME["uint8"]
+_MAX_AXES = 64
+"""torch allows no more either; the product of a million sizes would take for ever."""
 _MAX_DEPTH = 16
 """Calls inside calls that make one tensor: a Parameter of a DTensor of a wrapper is 3."""
 
@@ -71,24 +73,13 @@ class StorageClaim(NamedTuple):
     """Key, first element and elements of a part of it (files before torch 0.4)."""
 
 
-class HeldStorage:
-    """
-    A storage as the file holds it, in a form that tensors can be laid over.
-    """
-
-    __slots__ = ("dtype", "fault", "first", "nbytes", "storage")
-
-    def __init__(
-        self, storage: Storage, dtype: DType | None, first: int, nbytes: int, fault: str | None
-    ) -> None:
-        self.storage = storage
-        self.dtype = dtype
-        self.first = first
-        """Byte of the storage where tensors begin to count: not 0 in views of old files."""
-        self.nbytes = nbytes
-        """Bytes from there on that tensors may use."""
-        self.fault = fault
-        """Why no tensor can use it, or None."""
+HeldStorage = tuple[Storage, "DType | None", int, int, "str | None"]
+"""
+A storage as the file holds it, in a form that tensors can be laid over: the
+storage; its data type, None if untyped; the byte where tensors begin to count,
+not 0 in views of old files; the bytes from there on that they may use; why no
+tensor can use it, or None. A plain tuple, because it is made for every tensor.
+"""
 
 
 def read_claim(pid: object) -> StorageClaim | str:
@@ -174,29 +165,36 @@ class TensorReader:
             return None
         return maker  # type: ignore[no-any-return]
 
-    def read(self, symbol: Call, name: str, how: How = BARE) -> TensorInfo:
+    def read(self, maker: Maker, symbol: Any, name: str, how: How = BARE, depth: int = 0) -> TensorInfo:
         """
         The row of a tensor.
+
+        Args:
+            maker: What :meth:`maker` said of the symbol.
+            symbol: A call.
+            name: Of the row.
+            how: What its place says.
+            depth: Calls around this one that make the same tensor.
 
         Raises:
             DamagedFileError: The call makes no sense, or the file lacks its storage.
         """
-        return self._build(symbol, name, how, 0)
+        try:
+            return maker.build(self, symbol, name, how, depth)
+        except (IndexError, TypeError, ValueError, AttributeError) as error:
+            raise self._error(name, f"{_func_name(symbol)} is given arguments that make no sense") from error
 
     def attributes(self, symbol: Call) -> Any:
         """The state that holds the tensor's attributes, or None; a wrapper's are its parts."""
         is_wrapper = self.maker(symbol) is _FROM_TYPE and symbol.args[0].meaning.build in _WRAPPERS
         return None if is_wrapper or len(symbol.args) < 4 else symbol.args[3]
 
-    def _build(self, symbol: object, name: str, how: How, depth: int) -> TensorInfo:
+    def _inner(self, symbol: object, name: str, how: How, depth: int) -> TensorInfo:
+        """A tensor that another is made of."""
         maker = self.maker(symbol)
         if maker is None or depth > _MAX_DEPTH:
             self._damaged(name, "it is made of something that is no tensor")
-        assert type(symbol) is Call
-        try:
-            return maker.build(self, symbol, name, how, depth)
-        except (IndexError, TypeError, ValueError, AttributeError) as error:
-            raise self._error(name, f"{_func_name(symbol)} is given arguments that make no sense") from error
+        return self.read(maker, symbol, name, how, depth)
 
     def _error(self, name: str, reason: str) -> DamagedFileError:
         shown = visible(name) if len(name) <= 200 else visible(name[:200]) + "..."
@@ -209,49 +207,28 @@ class TensorReader:
 
     # -- strided tensors -----------------------------------------------------------
 
-    def _tensor_v2(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:  # noqa: ARG002
-        """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])``."""
-        storage, offset, size, stride, flag = call.args[:5]
-        return self._strided(storage, offset, size, stride, flag, name, how)
-
-    def _tensor_v1(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:  # noqa: ARG002
-        """``_rebuild_tensor(storage, offset, size, stride)``."""
-        storage, offset, size, stride = call.args
-        return self._strided(storage, offset, size, stride, False, name, how)
-
-    def _tensor_v3(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:  # noqa: ARG002
-        """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, ...])``."""
-        storage, offset, size, stride, flag, _, dtype = call.args[:7]
-        return self._strided(storage, offset, size, stride, flag, name, how, self._dtype(dtype, name))
-
-    def _old_tensor(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:  # noqa: ARG002
-        """``torch.FloatTensor()`` given the state (storage, offset, size, stride): torch 0.1."""
-        storage, offset, size, stride = call.states[-1]
-        return self._strided(storage, offset, size, stride, False, name, how)
-
-    def _strided(
+    def _tensor_v2(
         self,
-        pid: Any,
-        offset: Any,
-        size: Any,
-        stride: Any,
-        flag: Any,
+        call: Call,
         name: str,
         how: How,
+        depth: int,  # noqa: ARG002
         dtype: DType | None = None,
         layout: str = "strided",
-        parts: tuple[TensorInfo, ...] = (),
     ) -> TensorInfo:
+        """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])``."""
+        pid, offset, size, stride, flag = call.args[:5]
         if type(pid) is not PersistentId:
             self._damaged(name, "it has no storage")
         held: HeldStorage = pid.meaning
-        if held.fault is not None:
-            self._damaged(name, held.fault)
+        storage, storage_dtype, first, nbytes, fault = held
+        if fault is not None:
+            self._damaged(name, fault)
         if dtype is None:
-            dtype = held.dtype or _UINT8
+            dtype = storage_dtype or _UINT8
         shape = size if type(size) is tuple else _listed(size)
         steps = stride if type(stride) is tuple else _listed(stride)
-        if type(offset) is not int or offset < 0 or len(shape) != len(steps):
+        if type(offset) is not int or offset < 0 or len(shape) != len(steps) or len(shape) > _MAX_AXES:
             raise ValueError
         # Elements from the first to behind the last.
         reach, numel = 1, 1
@@ -260,15 +237,15 @@ class TensorReader:
                 raise ValueError
             numel *= length
             reach += (length - 1) * step
-        too_far = numel and (offset + reach) * dtype.bits > held.nbytes * 8
+        too_far = numel and (offset + reach) * dtype.bits > nbytes * 8
         if too_far or numel >= _MOST:
             self._damaged(
                 name,
-                f"it reaches beyond its storage {visible(held.storage.key)!r} of {held.nbytes:,} bytes: "
+                f"it reaches beyond its storage {visible(storage.key)!r} of {nbytes:,} bytes: "
                 f"{dtype} of shape {shape}, stride {steps}, from element {offset:,}",
             )
-        if held.first:
-            offset += held.first * 8 // dtype.bits
+        if first:
+            offset += first * 8 // dtype.bits
         kind, declared, persistent, grad, unset = how
         if grad is None:
             grad = True if flag is True else unset
@@ -278,7 +255,7 @@ class TensorReader:
                 name,
                 dtype,
                 shape,
-                held.storage,
+                storage,
                 steps,
                 offset,
                 infer_kind(name, dtype, shape) if kind is None else kind,
@@ -287,10 +264,22 @@ class TensorReader:
                 layout,
                 persistent,
                 "",
-                parts,
+                (),
                 "",
             ),
         )
+
+    def _tensor_v1(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
+        """``_rebuild_tensor(storage, offset, size, stride)``."""
+        return self._tensor_v2(Call(call.func, (*call.args, False)), name, how, depth)
+
+    def _tensor_v3(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
+        """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, ...])``."""
+        return self._tensor_v2(call, name, how, depth, self._dtype(call.args[6], name))
+
+    def _old_tensor(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
+        """``torch.FloatTensor()`` given the state (storage, offset, size, stride): torch 0.1."""
+        return self._tensor_v2(Call(call.func, (*call.states[-1], False)), name, how, depth)
 
     def _dtype(self, symbol: object, name: str) -> DType:
         """``torch.float32`` as a global."""
@@ -304,13 +293,13 @@ class TensorReader:
     def _parameter(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_parameter(tensor, requires_grad, hooks)``; ``_with_state`` has a fourth."""
         flag = bool(call.args[1]) if len(call.args) > 1 else True
-        return self._build(call.args[0], name, _as_parameter(how, flag), depth + 1)
+        return self._inner(call.args[0], name, _as_parameter(how, flag), depth + 1)
 
     def _variable(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``Variable(tensor)`` given the state (requires_grad, volatile, hooks): torch 0.1 to 0.3."""
         state = call.states[-1] if call.states else ()
         flag = state[0] is True if type(state) is tuple and state else False
-        return self._build(call.args[0], name, how._replace(grad=True) if flag else how, depth + 1)
+        return self._inner(call.args[0], name, how._replace(grad=True) if flag else how, depth + 1)
 
     def _from_type(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_from_type_v2(func, class, args, state)``: a subclass, or attributes."""
@@ -324,7 +313,7 @@ class TensorReader:
             how = _as_parameter(how, None)
         if func.meaning.build in _WRAPPERS:
             inner.grown().states.append(state)
-        row = self._build(inner, name, how, depth + 1)
+        row = self._inner(inner, name, how, depth + 1)
         if type(cls) is Global and cls.name == "UninitializedBuffer":
             return row._replace(shape=(), storage=None, explicit_stride=None, layout="uninitialized")
         class_name = cls.dotted if type(cls) is Global else ""
@@ -335,7 +324,7 @@ class TensorReader:
         _, dtype, size, stride, offset, _, _, flag = call.args
         state = call.states[-1] if call.states else None
         parts = [
-            self._build(symbol, label, how, depth + 1)
+            self._inner(symbol, label, how, depth + 1)
             for label, symbol in _attributes(state)
             if self.maker(symbol) is not None
         ]
@@ -349,7 +338,7 @@ class TensorReader:
         """``_rebuild_njt({"values": ..., "offsets": ..., "requires_grad": ...})``."""
         fields = dict(_attributes(call.args[0]))
         labels = [label for label in ("values", "offsets", "lengths") if self.maker(fields.get(label))]
-        parts = [self._build(fields[label], label, how, depth + 1) for label in labels]
+        parts = [self._inner(fields[label], label, how, depth + 1) for label in labels]
         row = self._composite(name, parts[0].dtype, parts[0].shape, "nested", parts, how)
         return row._replace(requires_grad=True) if fields.get("requires_grad") is True else row
 
@@ -362,15 +351,15 @@ class TensorReader:
         if labels is None:
             self._damaged(name, f"its layout {visible(layout[:40])!r} is not known")
         data = call.args[1]
-        parts = [self._build(part, label, how, depth + 1) for part, label in zip(data, labels)]
+        parts = [self._inner(part, label, how, depth + 1) for part, label in zip(data, labels)]
         return self._composite(name, parts[-1].dtype, _sizes(data[len(labels)]), layout, parts, how)
 
     def _quantized(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_qtensor(storage, offset, size, stride, quantizer, requires_grad, hooks)``."""
-        storage, offset, size, stride, quantizer, flag = call.args[:6]
-        data = self._strided(storage, offset, size, stride, flag, name, how, layout="quantized")
+        *place, quantizer, flag = call.args[:6]
+        data = self._tensor_v2(Call(call.func, (*place, flag)), name, how, depth, layout="quantized")
         scales = [
-            self._build(symbol, label, how, depth + 1)
+            self._inner(symbol, label, how, depth + 1)
             for label, symbol in zip(("scales", "zero_points"), quantizer[1:3])
             if self.maker(symbol) is not None
         ]
@@ -381,7 +370,7 @@ class TensorReader:
     def _nested(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_nested_tensor(buffer, sizes, strides, offsets)``; the shapes are values."""
         labels = ("values", "sizes", "strides", "offsets")
-        parts = [self._build(part, label, how, depth + 1) for part, label in zip(call.args, labels)]
+        parts = [self._inner(part, label, how, depth + 1) for part, label in zip(call.args, labels)]
         return self._composite(name, parts[0].dtype, parts[0].shape, "nested", parts, how)
 
     def _composite(
@@ -430,7 +419,7 @@ class TensorReader:
     def _from_cpu_tensor(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_device_tensor_from_cpu_tensor(tensor, dtype, device, requires_grad)``."""
         tensor, dtype, device, flag = call.args
-        row = self._build(tensor, name, how, depth + 1)
+        row = self._inner(tensor, name, how, depth + 1)
         if row.storage is not None and type(device) is str:
             row = row._replace(storage=row.storage._replace(device=device))
         grad = True if flag is True and how.grad is None else row.requires_grad
@@ -471,6 +460,8 @@ def _listed(value: Any) -> tuple[Any, ...]:
 def _sizes(value: Any) -> tuple[int, ...]:
     """The same, of sizes only. Raises ValueError."""
     sizes = _listed(value)
+    if len(sizes) > _MAX_AXES:
+        raise ValueError
     for number in sizes:
         if type(number) is not int or not 0 <= number < _MOST:
             raise ValueError

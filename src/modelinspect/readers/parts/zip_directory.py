@@ -35,6 +35,8 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<8s4s4s3L3H8xL")
 _MAX_COMMENT = 0xFFFF
 _LOCAL_BYTES = 30
+_BATCH = 4096
+"""Local headers held at a time."""
 _FULL32 = 0xFFFFFFFF
 _HAS_DESCRIPTOR = 0x08
 _ENCRYPTED = 0x01 | 0x20 | 0x40
@@ -156,7 +158,9 @@ class ZipDirectory:
     # -- filled by read_directory ---------------------------------------------------
 
     def _index_names(self) -> None:
-        lowered = [name.lower() for name in self.names]
+        together = b"".join(self.names)
+        is_lower = together == together.lower()
+        lowered = self.names if is_lower else [name.lower() for name in self.names]
         self._index = dict(zip(lowered, range(len(lowered))))
         if len(self._index) == len(lowered):
             return
@@ -181,21 +185,26 @@ class ZipDirectory:
 
     def _locate(self, shift: int) -> None:
         """Read every local header, compare it, and find where the data begins."""
-        names = self.names
-        starts = [offset + shift for offset in self.headers] if shift else self.headers
-        self.headers = starts
+        if shift:
+            self.headers = [offset + shift for offset in self.headers]
+        for first in range(0, len(self), _BATCH):
+            self._locate_batch(first)
+        self._check_ends()
+
+    def _locate_batch(self, first: int) -> None:
+        names = self.names[first : first + _BATCH]
+        starts = self.headers[first : first + _BATCH]
         heads = self.source.read_each(
             [(start, _LOCAL_BYTES + len(name)) for start, name in zip(starts, names)],
             "the local header of a record",
         )
-        data = self.data
-        for number, (head, name, mark, start) in enumerate(zip(heads, names, self.marks, starts)):
+        data, marks = self.data, self.marks[first : first + _BATCH]
+        for number, (head, name, mark, start) in enumerate(zip(heads, names, marks, starts), first):
             name_bytes, extra_bytes = _unpack_lengths(head, 26)
             data.append(start + _LOCAL_BYTES + name_bytes + extra_bytes)
             ordinary = mark[0] & _ODD_FLAGS == _HAS_DESCRIPTOR and name_bytes == len(name)
             if not ordinary or head[6:10] != mark or head[30:] != name or head[:4] != b"PK\3\4":
                 self._compare(number, head, name_bytes)
-        self._check_ends()
 
     def _compare(self, number: int, head: bytes, name_bytes: int) -> None:
         name = self.names[number]
@@ -308,6 +317,7 @@ def _parse_entries(directory: ZipDirectory, raw: bytes, count: int, start: int) 
     """Fill the columns from the central directory."""
     names, sizes, packed_sizes = directory.names, directory.sizes, directory.packed
     marks, headers = directory.marks, directory.headers
+    known_marks: dict[bytes, bytes] = {}
     unpack, size, pos = _ENTRY.unpack_from, len(raw), 0
     # A directory of more entries than its 16 bits can say holds their number modulo 65,536.
     while pos + 46 <= size:
@@ -323,7 +333,7 @@ def _parse_entries(directory: ZipDirectory, raw: bytes, count: int, start: int) 
             extra = raw[end : end + extra_bytes]
             length, packed, header = _widened(directory.source, extra, length, packed, header)
         names.append(raw[begin:end])
-        marks.append(mark)
+        marks.append(known_marks.setdefault(mark, mark))
         packed_sizes.append(packed)
         sizes.append(length)
         headers.append(header)
