@@ -126,8 +126,9 @@ def count(
             raise UsageError("only a checkpoint has sections")
         everything = holder.section("all")
     report = count_table(table, by=by, depth=depth, group_over=everything)
+    said = holder.notes if isinstance(holder, Checkpoint) else ()
     groups = sort_groups(report.groups, sort, reverse)[:top]
-    return replace(report, groups=groups, notes=(*notes, *report.notes))
+    return replace(report, groups=groups, notes=(*notes, *said, *report.notes))
 
 
 def params(
@@ -190,7 +191,13 @@ def params(
         tied_to=table.tied_to,
         tree=build_tree(rows, table, depth) if tree else None,
         values=summaries,
-        notes=(*table.notes, *unregistered_remarks(table), *value_notes, *_unmatched(unmatched)),
+        notes=(
+            *(holder.notes if isinstance(holder, Checkpoint) else ()),
+            *table.notes,
+            *unregistered_remarks(table),
+            *value_notes,
+            *_unmatched(unmatched),
+        ),
     )
 
 
@@ -208,7 +215,11 @@ def fit(definition: Inspectable, checkpoint: Inspectable, *, section: str | None
     """
     from modelinspect.analysis.fit import fit as compare
 
-    return compare(_table_of(definition, None, None)[0], _table_of(checkpoint, section, None)[0])
+    expected, _ = _table_of(definition, None, None)
+    found, holder = _table_of(checkpoint, section, None)
+    report = compare(expected, found)
+    said = holder.notes if isinstance(holder, Checkpoint) else ()
+    return replace(report, notes=(*said, *expected.notes, *report.notes))
 
 
 def _table_of(what: Inspectable, section: str | None, read_as: str | None) -> tuple[ParameterTable, Any]:

@@ -355,9 +355,10 @@ class Checkpoint(Displayed):
     def _everything(self) -> ParameterTable:
         tensors: list[TensorInfo] = []
         modules: dict[str, str] = {}
+        unregistered: list[TensorInfo] = []
         for name, table in self.tables.items():
             prefix = f"{name}." if name else ""
             tensors.extend(t._replace(name=prefix + t.name, section=name) for t in table)
             modules.update({(prefix + path).rstrip("."): cls for path, cls in table.modules.items()})
-        unregistered = [t for table in self.tables.values() for t in table.unregistered]
+            unregistered.extend(t._replace(name=prefix + t.name) for t in table.unregistered)
         return replace(self.table, tensors=tensors, section="all", modules=modules, unregistered=unregistered)

@@ -346,7 +346,19 @@ def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, .
     if slack:
         remarks.append(slack)
     remarks.extend(unregistered_remarks(table))
+    remarks.extend(_neither(table))
     return tuple(remarks)
+
+
+def _neither(table: ParameterTable) -> list[str]:
+    """Tensors that are no parameters and no buffers: an optimizer's, or of something else."""
+    kinds = Counter(tensor.kind for tensor in table)
+    sentences = {"optimizer": "hold optimizer state", "other": "are neither parameters nor buffers"}
+    return [
+        f"{kinds[kind]:,} tensors {what}, and are not counted"
+        for kind, what in sentences.items()
+        if kinds[kind]
+    ]
 
 
 def _inferred_buffers(inferred: list[TensorInfo]) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from modelinspect.errors import DamagedFileError, LimitError, RefusedError, TargetError, visible
+from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.readers.registry import FORMATS, open_file
 from modelinspect.readers.source import open_local
@@ -218,7 +219,8 @@ def _merge(shards: dict[str, Checkpoint], target: str, extra: FileInfo | None = 
     merged = {
         name: ParameterTable(
             source=target,
-            tensors=joined.in_natural_order() if by_name else joined.tensors,
+            # A tensor that explains another may lie in another shard.
+            tensors=settled_by_siblings(joined.in_natural_order() if by_name else joined.tensors),
             origin="file",
             section=name,
             modules=joined.modules,
@@ -265,14 +267,18 @@ def _compare(weight_map: dict[str, str], shards: dict[str, Checkpoint], target: 
     if absent:
         listed = tuple(f"{visible(name)} in {visible(weight_map[name])}" for name in absent[:6])
         raise DamagedFileError(
-            f"{visible(target)}: {len(absent)} tensors of the index are not in their shards",
+            f"{visible(target)}: not in the shards that the index names: {_tensors(len(absent))}",
             details=listed + (("…",) if len(absent) > 6 else ()),
         )
     extra = [name for shard, names in held.items() for name in names if weight_map.get(name) != shard]
     if not extra:
         return []
     listed_extra = ", ".join(visible(name) for name in naturally_sorted(extra)[:4])
-    return [f"{len(extra)} tensors of the shards are not in the index, and are counted: {listed_extra}"]
+    return [f"in the shards and not in the index, but counted: {_tensors(len(extra))}: {listed_extra}"]
+
+
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor{'' if count == 1 else 's'}"
 
 
 def _compare_size(document: dict[str, Any], merged: Checkpoint) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from modelinspect.dtypes import BY_SAFETENSORS
 from modelinspect.errors import DamagedFileError, LimitError, visible
-from modelinspect.readers.parts.kinds import infer_kind
+from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.readers.source import ByteSource
 from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Storage, TensorInfo
@@ -170,7 +170,7 @@ def _table(header: Header, source: ByteSource, data_start: int, target: str) -> 
             repeat("strided"), repeat(None), repeat(""), repeat(()), repeat(""),
         ),
     )  # fmt: skip
-    return ParameterTable(source=target, tensors=list(rows), origin="file")
+    return ParameterTable(source=target, tensors=settled_by_siblings(list(rows)), origin="file")
 
 
 def _sound(dtypes: list[Any], shapes: list[Any], begins: list[int], ends: list[int], size: int) -> bool:
