@@ -216,6 +216,9 @@ class ParameterTable(Displayed):
     unregistered: Sequence[TensorInfo] = field(default=(), repr=False)
     """Tensors that hang on a module as plain attributes: neither ``state_dict()``
     nor ``.to()`` sees them."""
+    others: tuple[str, ...] = field(default=(), repr=False)
+    """Names of entries that hold no tensor: counters and texts beside the tensors of a
+    state_dict, and the extra state that a module keeps in one."""
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import modelinspect as mi
 from modelinspect.analysis.fit import FitReport, FitRow, fit
 from modelinspect.dtypes import dtype_named
 from modelinspect.live.module_table import module_table, tensors_table
@@ -390,3 +392,50 @@ def test_no_tensor_is_lost(ours: list[str], theirs: list[str]) -> None:
     assert sorted(row.expected.name for row in report.rows if row.expected) == sorted(ours)
     assert sorted(row.found.name for row in report.rows if row.found) == sorted(theirs)
     assert report.fits == (set(ours) == set(theirs))
+
+
+class Extra(nn.Module):
+    """Keeps something that is no tensor in its state_dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def get_extra_state(self) -> object:
+        """Torch asks for it in state_dict()."""
+        return {"version": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        """Torch gives it back in load_state_dict()."""
+
+
+class TensorExtra(Extra):
+    """The same with a tensor."""
+
+    def get_extra_state(self) -> object:
+        """A tensor is saved like any other entry."""
+        return torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: nn.Linear(2, 3), Extra, TensorExtra, lambda: nn.Sequential(Extra())]
+)
+@pytest.mark.parametrize("change", ["as it is", "a counter", "texts", "without extra", "prefixed"])
+def test_entries_without_tensors_decide_as_in_torch(
+    build: Callable[[], nn.Module], change: str, tmp_path: Path
+) -> None:
+    """A counter beside the weights, extra state there or gone: the verdict is that of the strict load."""
+    module = build()
+    state_dict = dict(module.state_dict())
+    if change == "a counter":
+        state_dict["epoch"] = 7
+    elif change == "texts":
+        state_dict.update(note=None, name="x", more={})
+    elif change == "without extra":
+        state_dict = {name: value for name, value in state_dict.items() if "_extra_state" not in name}
+    elif change == "prefixed":
+        state_dict = {f"module.{name}": value for name, value in state_dict.items()}
+    torch.save(state_dict, tmp_path / "x.pt")
+    verdict = loads(build(), state_dict)
+    assert mi.fit(module, tmp_path / "x.pt").fits == verdict
+    assert mi.fit(module, state_dict).fits == verdict

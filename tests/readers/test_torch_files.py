@@ -450,9 +450,19 @@ SECTIONS: dict[str, tuple[Callable[[], Any], dict[str, str], str]] = {
         "state_dict",
     ),
     "the larger model": (
+        lambda: {"net": sd(100), "model": sd(5), "optim": adam()},
+        {"net": "model", "model": "model", "optim": "optimizer"},
+        "net",
+    ),
+    "halves of one model": (
         lambda: {"generator": sd(100), "discriminator": sd(5), "optim_g": adam()},
-        {"generator": "model", "discriminator": "model", "optim_g": "optimizer"},
-        "generator",
+        {"": "model", "optim_g": "optimizer"},
+        "",
+    ),
+    "actor and critic": (
+        lambda: {"actor": sd(10), "critic": sd(5), "actor_optimizer": adam()},
+        {"": "model", "actor_optimizer": "optimizer"},
+        "",
     ),
     "submodules called net": (
         lambda: {"encoder": sd(2), "net": sd(3), "decoder": sd(4)},

@@ -352,7 +352,7 @@ def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, .
 
 def _neither(table: ParameterTable) -> list[str]:
     """Tensors that are no parameters and no buffers: an optimizer's, or of something else."""
-    kinds = Counter(tensor.kind for tensor in table)
+    kinds: Counter[str] = Counter(tensor.kind for tensor in table)
     sentences = {"optimizer": "hold optimizer state", "other": "are neither parameters nor buffers"}
     return [
         f"{kinds[kind]:,} tensors {what}, and are not counted"

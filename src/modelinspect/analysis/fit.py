@@ -90,8 +90,12 @@ def fit(definition: ParameterTable, checkpoint: ParameterTable) -> FitReport:
     for name, tensor in expected.items():
         partner = partners.pop(ours[name], None)
         rows.append(_missing(tensor) if partner is None else _compared(tensor, partner))
-    rows += [FitRow(tensor.name, "unexpected", None, tensor) for tensor in partners.values()]
-    rows = _with_ties(rows, definition)
+    rows += [
+        FitRow(tensor.name, "unexpected", None, tensor)
+        for name, tensor in partners.items()
+        if not any(_belongs(name, extra) for extra in definition.others)
+    ]
+    rows = [*_with_ties(rows, definition), *_entries(definition, checkpoint, ours, theirs)]
     from_theirs, from_ours = _taken(theirs), _taken(ours)
     return FitReport(
         definition,
@@ -106,6 +110,27 @@ def fit(definition: ParameterTable, checkpoint: ParameterTable) -> FitReport:
             *_near_misses(rows),
         ),
     )
+
+
+def _entries(
+    definition: ParameterTable, checkpoint: ParameterTable, ours: _Names, theirs: _Names
+) -> Iterable[FitRow]:
+    """Rows for what is no tensor: a counter among the weights, the extra state of a module."""
+    own, foreign = "".join(_taken(ours)[:1]), "".join(_taken(theirs)[:1])
+    expected = [name.removeprefix(own) for name in definition.others]
+    offered = {name.removeprefix(foreign): name for name in checkpoint.others}
+    there = {*offered, *theirs.values()}
+    for name in expected:
+        if not any(_belongs(other, name) for other in there):
+            yield FitRow(name, "missing", None, None, "get_extra_state() of its module makes it")
+    for name, full in offered.items():
+        if not any(_belongs(name, other) for other in expected):
+            yield FitRow(full, "unexpected", None, None, "holds no tensor")
+
+
+def _belongs(name: str, holder: str) -> bool:
+    """Is it that entry, or something in it?"""
+    return name == holder or name.startswith(holder + ".")
 
 
 # ------------------------------------------------------------------- one row

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from modelinspect.dtypes import BY_NAME, DType
 from modelinspect.errors import visible
-from modelinspect.readers.parts.kinds import infer_kind
+from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.tensors import Kind, ParameterTable, Storage, TensorInfo, contiguous_stride
 
 __all__ = ["flattened", "module_table", "tensors_table"]
@@ -24,6 +24,7 @@ __all__ = ["flattened", "module_table", "tensors_table"]
 _PLAIN = (Tensor, nn.Parameter)
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MOST_NAMED = 5
+_EXTRA_STATE = "_extra_state"
 _ROWS = (("crow_indices", "crow_indices"), ("col_indices", "col_indices"), ("values", "values"))
 _COLUMNS = (("ccol_indices", "ccol_indices"), ("row_indices", "row_indices"), ("values", "values"))
 _SPARSE_PARTS = {
@@ -72,6 +73,7 @@ def module_table(
         origin=origin,
         modules={path: type(part).__name__ for path, part in tree},
         unregistered=list(_unregistered(tree, rows)),
+        others=tuple(_extra_states(tree)),
         notes=(*notes, *_lazy_note(lazy), *_hidden_modules(tree, rows), *_saved_apart(tree, rows)),
     )
 
@@ -109,7 +111,13 @@ def tensors_table(mapping: Mapping[Any, Any], source: str) -> ParameterTable:
             else f"{len(others):,} entries hold no tensor and are"
         )
         notes.append(f"{what} left out: {_listed(others)}")
-    return ParameterTable(source=source, tensors=tensors, origin="memory", notes=tuple(notes))
+    return ParameterTable(
+        source=source,
+        tensors=settled_by_siblings(tensors),
+        origin="memory",
+        others=tuple(others),
+        notes=tuple(notes),
+    )
 
 
 def _undeclared(rows: _Rows, name: str, tensor: Tensor) -> TensorInfo:
@@ -357,6 +365,13 @@ def _hidden_modules(tree: list[tuple[str, nn.Module]], rows: _Rows) -> Iterator[
             continue
         advice = "nn.ModuleDict" if container == "dict" else "nn.ModuleList"
         yield f"not counted: {visible(holder)} is a plain {container} of {owns}; {advice} would register them"
+
+
+def _extra_states(tree: Iterable[tuple[str, nn.Module]]) -> Iterator[str]:
+    """Names of what modules save by ``get_extra_state``: it may be anything."""
+    for path, module in tree:
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield f"{path}.{_EXTRA_STATE}" if path else _EXTRA_STATE
 
 
 def _saved_apart(tree: list[tuple[str, nn.Module]], rows: _Rows) -> Iterator[str]:

@@ -88,8 +88,7 @@ def read_sections(pickle: Pickle, reader: TensorReader, target: str) -> Sections
 # In the order of preference where two state_dicts are of one size.
 _MODEL_WORDS = (
     "state_dict", "model_state_dict", "model", "model_state", "net_state_dict", "network_state_dict",
-    "module", "net", "network", "student", "generator", "weights", "params",
-    "discriminator", "critic",
+    "module", "net", "network", "student", "weights", "params",
 )  # fmt: skip
 # Words that are as often names of submodules: beside others like them they say nothing.
 _WEAK_WORDS = frozenset({"module", "net", "network", "weights", "params"})

@@ -9,7 +9,7 @@ objects refer to each other at will. What holds no tensor is searched once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 from modelinspect.errors import LimitError, visible
@@ -21,6 +21,7 @@ from modelinspect.readers.parts.pickle_entries import (
     is_collection,
     mapping,
     members,
+    plain_columns,
 )
 from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, PickledDict, PickledSet
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader, class_of
@@ -38,6 +39,8 @@ STEPS_PER_BYTE = 4
 """... and more for every byte of its pickle."""
 MAX_DEPTH = 1_000
 MAX_NAME = 65_536
+MAX_OTHERS = 1_000
+"""Names of entries without tensors to keep."""
 LONG_NAME = 256
 """Characters from which on names are counted against the limits."""
 
@@ -200,7 +203,22 @@ class _SectionWalk:
             section=section,
             modules=self.modules,
             unregistered=self.unregistered,
+            others=self._others(symbol) if maker is None else (),
         )
+
+    def _others(self, symbol: Any) -> tuple[str, ...]:
+        """Entries of a state_dict that hold no tensor, such as a counter beside the weights."""
+        walk = self.walk
+        if walk.module_state(symbol) is not None:
+            return ()
+        labels, values = plain_columns(symbol)
+        empty = (
+            label
+            for label, value in zip(labels, values)
+            # state_dict() hangs its version numbers on the dictionary under this name.
+            if label != "_metadata" and not walk.is_tensor(value) and not walk.holds_tensors(value)
+        )
+        return tuple(islice(empty, MAX_OTHERS))
 
     def _walk(self, root: Any) -> None:
         if isinstance(root, CONTAINERS) and self._enter(root, None, self.how, False):
