@@ -116,8 +116,10 @@ def count(
     """
     from modelinspect.analysis.count import count_table, sort_groups
 
-    if by is None and (sort is not None or reverse or top is not None):
-        raise UsageError("an order of groups was asked for and no groups", hint="add --by, e.g. --by prefix")
+    if by is None and (depth is not None or sort is not None or reverse or top is not None):
+        raise UsageError(
+            "--depth, --sort, --reverse and --top are of groups", hint="add --by, e.g. --by prefix"
+        )
     table, holder = _table_of(what, section, read_as)
     table, notes = _filtered(table, include, exclude)
     everything = None
@@ -174,6 +176,8 @@ def params(
     from modelinspect.analysis.listing import ParamsReport, build_tree, total
     from modelinspect.analysis.remarks import unregistered_remarks
 
+    if depth is not None and not tree:
+        raise UsageError("a depth was given and no tree asked for", hint="add --tree")
     if top is not None and top < 0:
         raise UsageError(f"--top is {top}, and can't be negative")
     if depth is not None and depth < 0:
@@ -268,8 +272,12 @@ def _values(
 ) -> tuple[Mapping[str, ValueSummary], tuple[str, ...]]:
     """Summaries of the values by name, and what is to be said of them."""
     if table.origin == "file":
-        from modelinspect.analysis.statistics import summarise_files
-
+        try:
+            from modelinspect.analysis.statistics import summarise_files
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"values need numpy, and numpy can't be imported: {error}", hint="pip install numpy"
+            ) from error
         return summarise_files(table, rows, progress=progress), ()
     live = _live("values")
     if _is_module(holder):

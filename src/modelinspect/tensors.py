@@ -219,6 +219,9 @@ class ParameterTable(Displayed):
     others: tuple[str, ...] = field(default=(), repr=False)
     """Names of entries that hold no tensor: counters and texts beside the tensors of a
     state_dict, and the extra state that a module keeps in one."""
+    versions: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """Of a state_dict that keeps them: dotted path of a module to the version of its
+    layout, as ``state_dict()._metadata`` holds it."""
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -439,3 +439,21 @@ def test_entries_without_tensors_decide_as_in_torch(
     verdict = loads(build(), state_dict)
     assert mi.fit(module, tmp_path / "x.pt").fits == verdict
     assert mi.fit(module, state_dict).fits == verdict
+
+
+@pytest.mark.parametrize("keeps_versions", [True, False])
+def test_versions_decide_whether_a_lost_counter_does_harm(keeps_versions: bool, tmp_path: Path) -> None:
+    """num_batches_tracked may be missing from a state_dict of old or unknown version, not of version 2."""
+    module = nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2))
+    state_dict = module.state_dict()
+    del state_dict["1.num_batches_tracked"]
+    kept = state_dict if keeps_versions else dict(state_dict)
+    torch.save(kept, tmp_path / "x.pt")
+    try:
+        module.load_state_dict(kept, strict=True)
+        verdict = True
+    except RuntimeError:
+        verdict = False
+    assert verdict == (not keeps_versions)
+    assert mi.fit(module, tmp_path / "x.pt").fits == verdict
+    assert mi.fit(module, kept).fits == verdict

@@ -53,6 +53,9 @@ def test_every_command_has_help_with_an_example_and_a_readme_line(cli: Cli, name
     code, out, err = cli(name, "--help")
     assert (code, err) == (0, "")
     assert "Example" in out
+    # One example a line, as it is typed.
+    assert f"\n    modelinspect {name} " in out
+    assert "\\b" not in out
     assert f"modelinspect {name} " in out
     assert f"modelinspect {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -296,7 +299,7 @@ def test_bad_targets_have_clear_errors(cli: Cli, tmp_path: Path, case: str, comm
     [
         (["count"], "Missing argument"),
         ([], "Missing command"),
-        (["cuont", "x"], "No such command"),
+        (["cuont", "x"], "did you mean count?"),
         (["count", "x", "--wat", "unique"], "No such option"),
         (["count", "x", "--what", "uniq"], "uniq"),
         (["params", "models/regression.py", "--top", "-1"], "-1"),
@@ -304,7 +307,8 @@ def test_bad_targets_have_clear_errors(cli: Cli, tmp_path: Path, case: str, comm
         (["count", "models/regression.py", "--section", "x"], "only a checkpoint has sections"),
         (["count", "models/regression.py", "--by", "shard"], "no shards"),
         (["count", "models/regression.py", "--by", "dtype", "--depth", "1"], "means nothing"),
-        (["count", "models/regression.py", "--sort", "unique"], "no groups"),
+        (["count", "models/regression.py", "--sort", "unique"], "are of groups"),
+        (["params", "models/regression.py", "--tree", "--against", "models/regression.py"], "one table"),
     ],
 )
 def test_wrong_calls_have_clear_errors(cli: Cli, arguments: list[str], expected: str) -> None:

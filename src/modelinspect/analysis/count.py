@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 from modelinspect.analysis.remarks import unregistered_remarks
 from modelinspect.display import Displayed
+from modelinspect.dtypes import DType
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 
@@ -61,6 +62,8 @@ class GroupTotal(NamedTuple):
     trainable: int | None
     buffers: int
     nbytes: int
+    stored: int = 0
+    frozen: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,30 @@ class _Tally:
         else:
             self.frozen += numel
 
+    def add_storages(self, tensor: TensorInfo, seen: dict[Storage, None]) -> list[tuple[DType, int]]:
+        """Add the storages that no tensor before it looked into; returns their types and bytes."""
+        new = []
+        for storage, dtype in tensor.storages():
+            if storage in seen:
+                continue
+            seen[storage] = None
+            new.append((dtype, storage.nbytes))
+            self.nbytes += storage.nbytes
+            if tensor.kind == "parameter":
+                self.stored += storage.nbytes * 8 // dtype.bits
+        return new
+
     @property
     def buffers(self) -> int:
         return self.persistent + self.non_persistent
 
     def group(self, label: str) -> GroupTotal:
         trainable = None if self.unknown else self.trainable
-        return GroupTotal(label, self.tensors, self.unique, self.named, trainable, self.buffers, self.nbytes)
+        frozen = None if self.unknown else self.frozen
+        return GroupTotal(
+            label, self.tensors, self.unique, self.named, trainable, self.buffers, self.nbytes,
+            self.stored, frozen,
+        )  # fmt: skip
 
 
 def count_table(
@@ -235,14 +255,8 @@ class _DTypeTally:
         row = self._row(tensor.dtype.name)
         row[0] += 1
         row[1] += tensor.logical_numel
-        for storage, dtype in tensor.storages():
-            if storage in storages:
-                continue
-            storages[storage] = None
-            self._row(dtype.name)[2] += storage.nbytes
-            total.nbytes += storage.nbytes
-            if tensor.kind == "parameter":
-                total.stored += storage.nbytes * 8 // dtype.bits
+        for dtype, nbytes in total.add_storages(tensor, storages):
+            self._row(dtype.name)[2] += nbytes
 
     def totals(self) -> tuple[DTypeTotal, ...]:
         rows = sorted(self._rows.items(), key=lambda item: -item[1][2])
@@ -268,14 +282,12 @@ def _groups(table: ParameterTable, by: Grouping, depth: int | None) -> tuple[Gro
     label = _labeller(table, by, depth)
     tied_to = table.tied_to
     tallies: dict[str, _Tally] = {}
-    seen: set[Storage] = set()
+    seen: dict[Storage, None] = {}
     for tensor in table:
         tally = tallies.setdefault(label(tensor), _Tally())
         tally.add(tensor, tensor.name in tied_to)
-        for storage, _ in tensor.storages():
-            if storage not in seen:
-                seen.add(storage)
-                tally.nbytes += storage.nbytes
+        if tensor.name not in tied_to:
+            tally.add_storages(tensor, seen)
     return tuple(tally.group(name) for name, tally in tallies.items())
 
 

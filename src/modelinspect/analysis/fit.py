@@ -9,7 +9,7 @@ scalar takes the number of a tensor of one; a parameter without a shape takes an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal, NamedTuple
@@ -86,10 +86,12 @@ def fit(definition: ParameterTable, checkpoint: ParameterTable) -> FitReport:
     found = {tensor.name: tensor for tensor in checkpoint if tensor.persistent is not False}
     ours, theirs = _common_names(list(expected), list(found))
     partners = {common: found[name] for name, common in theirs.items()}
+    wrapped = "".join(_taken(theirs)[:1])
+    versions = {path.removeprefix(wrapped): version for path, version in checkpoint.versions.items()}
     rows = []
     for name, tensor in expected.items():
         partner = partners.pop(ours[name], None)
-        rows.append(_missing(tensor) if partner is None else _compared(tensor, partner))
+        rows.append(_missing(tensor, versions) if partner is None else _compared(tensor, partner))
     rows += [
         FitRow(tensor.name, "unexpected", None, tensor)
         for name, tensor in partners.items()
@@ -136,10 +138,11 @@ def _belongs(name: str, holder: str) -> bool:
 # ------------------------------------------------------------------- one row
 
 
-def _missing(tensor: TensorInfo) -> FitRow:
+def _missing(tensor: TensorInfo, versions: Mapping[str, int]) -> FitRow:
     # torch/nn/modules/batchnorm.py, _NormBase._load_from_state_dict: state_dicts without
     # version numbers (a plain dict, safetensors) or of version 1 (before torch 0.4.1).
-    if tensor.name.rpartition(".")[2] == "num_batches_tracked" and tensor.kind == "buffer":
+    module, _, leaf = tensor.name.rpartition(".")
+    if leaf == "num_batches_tracked" and tensor.kind == "buffer" and versions.get(module, 1) < 2:
         note = "batch norm sets it to 0 where the state_dict is older than it, or has no version numbers"
         return FitRow(tensor.name, "missing", tensor, None, note, True)
     return FitRow(tensor.name, "missing", tensor, None)

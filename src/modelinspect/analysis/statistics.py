@@ -89,6 +89,12 @@ class Moments(NamedTuple):
         )
 
 
+def _sample_deviation(moments: Moments, times: int) -> float | None:
+    """As ``tensor.std()``: divided by n - 1; None of a single value. All was seen once of *times*."""
+    n = moments.finite * times
+    return moments.spread * sqrt(n / (n - 1)) if n > 1 else None
+
+
 def _least(a: float | None, b: float | None) -> float | None:
     return b if a is None else a if b is None else min(a, b)
 
@@ -203,7 +209,7 @@ def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> 
         int(moments.minimum) if known and whole and moments.minimum is not None else moments.minimum,
         int(moments.maximum) if known and whole and moments.maximum is not None else moments.maximum,
         moments.mean if known else None,
-        moments.spread if known else None,
+        _sample_deviation(moments, times) if known else None,
         moments.zeros * times,
         moments.nans * times,
         moments.infinities * times,

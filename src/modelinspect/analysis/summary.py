@@ -27,7 +27,7 @@ class ValueSummary:
     maximum: int | float | None
     mean: float | None
     std: float | None
-    """Population standard deviation (divided by n)."""
+    """As ``tensor.std()``, divided by n - 1; None of a single value."""
     zeros: int
     nans: int
     infinities: int

@@ -95,7 +95,18 @@ def _say(stream: TextIO, label: str, text: str) -> None:
         label = f"{colours[label]}{label}:\x1b[0m"
     else:
         label = f"{label}:"
-    print(label, text, file=stream)
+    print(label, _wrapped(text, stream), file=stream)
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    """On a terminal: in lines that end between words; a pipe gets one line."""
+    if not stream.isatty():
+        return text
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    width = max(20, get_terminal_size().columns - 8)
+    return "\n  ".join(wrap(text, width, break_long_words=False, break_on_hyphens=False))
 
 
 def _traceback() -> None:

@@ -84,11 +84,11 @@ def command(
         typer.Argument(metavar="SHELL", help="bash, zsh or fish.", show_default=False),
     ],
 ) -> None:
-    r"""
+    """
     Print the script that completes targets, definitions, sections and names.
 
     \b
     Example:
       modelinspect completion bash >> ~/.bashrc
-    """
+    """  # noqa: D301  (the escape tells Click to keep the lines)
     print(SCRIPTS[shell], end="")

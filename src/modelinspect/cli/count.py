@@ -65,7 +65,7 @@ def command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> int:
-    r"""
+    """
     Count parameters, buffers and bytes of definitions and checkpoints.
 
     The headline is unique parameters: tied ones once, buffers not. Into a pipe goes
@@ -78,7 +78,7 @@ def command(
       [ "$(modelinspect count net.py:Net)" -lt 1000000 ] || exit 1
       modelinspect count net.py:Net --max 1M
       modelinspect count net.py:Net --equals model.safetensors
-    """
+    """  # noqa: D301  (the escape tells Click to keep the lines)
     form = chosen_format(form, json, output)
     figure: Quantity = what or "unique"
     limits = _Limits(figure, at_most, at_least, equals)
@@ -101,7 +101,7 @@ def command(
         whose = f"{target}: " if len(targets) > 1 else ""
         notes_to_stderr(tuple(whose + note for note in report.notes), quiet=quiet)
     if reports:
-        show(_sheets(reports, what, by, form), form, output)
+        show(_sheets(reports, what, by, form, named=len(targets) > 1), form, output)
     complaints = [line for report in reports for line in limits.complaints(report)]
     notes_to_stderr(tuple(complaints))
     nothing_matched = any(report.tensors == 0 for report in reports) and bool(include or exclude)
@@ -109,14 +109,19 @@ def command(
 
 
 def _sheets(
-    reports: list[CountReport], what: Quantity | None, by: Grouping | None, form: options.OutputFormat
+    reports: list[CountReport],
+    what: Quantity | None,
+    by: Grouping | None,
+    form: options.OutputFormat,
+    *,
+    named: bool,
 ) -> list[Sheet]:
     if form in ("json", "jsonl"):
         return [count_rows(reports)]
-    if by is not None and form not in ("table", "markdown"):
-        return [count_groups(reports)]
+    if by is not None and (what is not None or form not in ("table", "markdown")):
+        return [count_groups(reports, what, named=named)]
     if form == "plain" or (form == "table" and what is not None):
-        return [count_number(reports, what or "unique")]
+        return [count_number(reports, what or "unique", named=named)]
     if form in ("table", "markdown"):
         if len(reports) == 1:
             return list(count_card(reports[0]))

@@ -69,7 +69,7 @@ SectionName = Annotated[
 ]  # fmt: skip
 ReadAs = Annotated[
     str | None,
-    typer.Option("--read-as", metavar="NAME", help="Read a file as this format instead of recognising it."),
+    typer.Option("--read-as", metavar="NAME", help="Read a file as safetensors, torch-zip or torch-legacy."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.", show_default=False)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.", show_default=False)]

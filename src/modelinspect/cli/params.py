@@ -80,7 +80,7 @@ def command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> int:  # fmt: skip
-    r"""
+    """
     List the parameters and buffers of a definition or a checkpoint.
 
     Into a pipe goes one line a tensor, tab-separated, nothing cut: name, shape,
@@ -93,17 +93,17 @@ def command(
       modelinspect params model.pt --tree --depth 2
       modelinspect params model.pt --values
       modelinspect params net.py:Net --against model.pt
-    """
+    """  # noqa: D301  (the escape tells Click to keep the lines)
     form = chosen_format(form, json, output)
     if against is not None:
+        if tree or values or columns or sort or top is not None or include or exclude or kind:
+            raise UsageError("--against shows one table, whole: no tree, values, columns, filters, order")
         from modelinspect.render.views.fit import fit_sheet
 
         fit = api.fit(target, against, section=section)
         notes_to_stderr(fit.notes, quiet=quiet)
         show([fit_sheet(fit)], form, output, fold=fold)
         return YES if fit.fits else NO
-    if depth is not None and not tree:
-        raise UsageError("--depth goes with --tree")
     with ProgressLine("reading values", quiet=quiet) as progress:
         report = api.params(
             target, section=section, include=include or (), exclude=exclude or (),

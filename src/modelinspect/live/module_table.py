@@ -116,8 +116,17 @@ def tensors_table(mapping: Mapping[Any, Any], source: str) -> ParameterTable:
         tensors=settled_by_siblings(tensors),
         origin="memory",
         others=tuple(others),
+        versions=_versions(getattr(mapping, "_metadata", None)),
         notes=tuple(notes),
     )
+
+
+def _versions(metadata: Any) -> dict[str, int]:
+    """What ``state_dict()`` hangs on its dictionary: module path to layout version."""
+    if not isinstance(metadata, Mapping):
+        return {}
+    pairs = ((path, entry.get("version")) for path, entry in metadata.items() if isinstance(entry, Mapping))
+    return {str(path): version for path, version in pairs if type(version) is int}
 
 
 def _undeclared(rows: _Rows, name: str, tensor: Tensor) -> TensorInfo:

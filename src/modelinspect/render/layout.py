@@ -114,7 +114,7 @@ def grid_of(sheet: Sheet, width: int | None) -> Grid:
         columns = [Column(c.title, c.kind, c.cells, min(c.width, _WIDEST)) for c in columns]
         return Grid(columns, None, None, guides, narrow)
     dispensable = [columns[i] for i in _positions(sheet) if i]
-    columns, left_out = _without(columns, dispensable, width)
+    columns, left_out = _without(columns, dispensable, width, sheet.names_above)
     inline, beneath = _parted(columns, width)
     first, above = _name_column(inline, guides, width)
     return Grid([first, *inline[1:]], above, _lines_below(beneath, guides, width), guides, narrow, left_out)
@@ -126,12 +126,14 @@ def _positions(sheet: Sheet) -> list[int]:
 
 
 def _without(
-    columns: list[Column], dispensable: Sequence[Column], width: int
+    columns: list[Column], dispensable: Sequence[Column], width: int, names_may_stand_above: bool
 ) -> tuple[list[Column], tuple[str, ...]]:
     """The columns less those that have to go for the others to fit, long texts aside."""
     kept, gone = list(columns), []
+    # Names of a flat table may stand above their rows; labels of a tree may not.
+    spared = max(0, columns[0].width - _LEAST_NAME) if names_may_stand_above else 0
     for column in dispensable:
-        if _total([c for c in kept if c is kept[0] or not _may_stand_below(c)]) <= width:
+        if _total([c for c in kept if c is kept[0] or not _may_stand_below(c)]) - spared <= width:
             break
         kept.remove(column)
         gone.append(column.title)
@@ -387,26 +389,27 @@ def wrap(text: str, width: int | None, hang: int = 2) -> list[str]:
         return [text]
     hang = hang if width > 2 * hang else 0
     lines, line, size = [], "", 0
-    for piece in _pieces(text, max(1, width - hang)):
+    for piece, begins_long_word in _pieces(text, max(1, width - hang)):
         extent = display_width(piece.rstrip(" "))
-        if line.strip(" ") and size + extent > width:
+        if line.strip(" ") and (begins_long_word or size + extent > width):
             lines.append(line.rstrip(" "))
             line, size = " " * hang, hang
         line, size = line + piece, size + display_width(piece)
     return [*lines, line.rstrip(" ")]
 
 
-def _pieces(text: str, width: int) -> Iterator[str]:
-    """Words, and parts of words that are wider than asked."""
+def _pieces(text: str, width: int) -> Iterator[tuple[str, bool]]:
+    """Words, and parts of words that are wider than asked; True marks the first such part."""
     for word in _WORD.findall(text):
         if display_width(word.rstrip()) <= width:
-            yield word
+            yield word, False
             continue
+        begins = True
         for piece in filter(None, _PIECE.findall(word)):
             start = 0
             while start < len(piece):
                 end = min(start + width, len(piece))
                 while end > start + 1 and display_width(piece[start:end]) > width:
                     end -= 1
-                yield piece[start:end]
-                start = end
+                yield piece[start:end], begins
+                start, begins = end, False

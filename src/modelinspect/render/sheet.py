@@ -78,6 +78,9 @@ class Sheet:
     records: Sequence[Mapping[str, Any]] | None = None
     """What JSON and JSON Lines hold for each row where that is more than the
     columns say; None: the columns' keys and values."""
+    names_above: bool = False
+    """True: names too wide for their column stand above their rows before a dispensable
+    column is left out."""
     dispensable: tuple[str, ...] = ()
     """Keys of columns that a narrow terminal leaves out, in this order, as many as it
     takes; a line below the table says which."""

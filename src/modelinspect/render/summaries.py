@@ -23,7 +23,7 @@ def summary_text(summary: ValueSummary | None) -> str:
     if summary is None:
         return ""
     if summary.values is not None:
-        parts = [_in_full(summary.values)]
+        parts = [_in_full(summary.values), _wrong("NaN", summary.nans), _wrong("Inf", summary.infinities)]
     else:
         parts = [_figures(summary), _wrong("NaN", summary.nans), _wrong("Inf", summary.infinities)]
     text = " ".join(part for part in parts if part)

@@ -124,6 +124,7 @@ _BYTE_UNITS = {
 _NUMBER = re.compile(r"([0-9][0-9_,]*)(?:\.([0-9]+))?\s*([A-Za-z]*)")
 # A comma only where it separates thousands: "1,5B" is not fifteen billion.
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*")
+_SCIENTIFIC = re.compile(r"[0-9]+(?:\.[0-9]+)?[eE][+]?[0-9]{1,2}")
 _LONGEST = 40
 
 
@@ -150,6 +151,14 @@ def parse_bytes(text: str) -> int:
 
 
 def _parse(text: str, units: Mapping[str, int], what: str, examples: str) -> int:
+    scientific = _SCIENTIFIC.fullmatch(text.strip())
+    if scientific is not None:
+        from decimal import Decimal
+
+        number = Decimal(text.strip())
+        if number != int(number):
+            raise ValueError(f"{text!r} is not a whole number")
+        return int(number)
     found = _NUMBER.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     whole, decimals, suffix = found.groups() if found else ("", None, "")
     unit = units.get(suffix.lower())

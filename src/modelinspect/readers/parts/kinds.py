@@ -90,6 +90,10 @@ def settled_by_siblings(rows: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
         rows: All tensors of one state_dict.
     """
     endings = tuple(_BESIDE_ENDING)
+    # Mostly no name is of that kind, which one look at all of them together says.
+    together = "\n".join([row.name for row in rows]) + "\n"
+    if not any(f"{ending}\n" in together for ending in (*endings, *_BESIDE_LEAF)):
+        return rows
     doubtful = [
         at
         for at, row in enumerate(rows)

@@ -221,12 +221,13 @@ def _notes(tables: dict[str, ParameterTable], roles: dict[str, Role], chosen: st
         notes.append("it holds no tensor")
     if len(tables) > 1:
         others = ", ".join(f"{_quoted(name)} ({roles[name]})" for name in tables if name != chosen)
-        notes.append(f"section {_quoted(chosen)} is taken for the model; the file also holds {others}")
+        taken = f"section {_quoted(chosen)} is" if chosen else "what stands in no section is"
+        notes.append(f"{taken} taken for the model; the file also holds {others}")
     return tuple(notes)
 
 
 def _quoted(name: str) -> str:
-    return f"'{visible(name[:80])}'"
+    return f"'{visible(name[:80])}'" if name else "tensors in no section"
 
 
 # -- scalars -----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ objects refer to each other at will. What holds no tensor is searched once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 from modelinspect.errors import LimitError, visible
@@ -29,11 +29,11 @@ from modelinspect.tensors import ParameterTable, TensorInfo
 
 __all__ = ["TensorWalk"]
 
-FREE_NAMES = 200_000
+FREE_NAMES = 100_000
 """Names that any checkpoint may have ..."""
 NAMES_PER_CALL = 4
 """... and more for every object in it: each may be referred to from several places."""
-FREE_STEPS = 4_000_000
+FREE_STEPS = 1_000_000
 """Entries of containers to look at in any checkpoint ..."""
 STEPS_PER_BYTE = 4
 """... and more for every byte of its pickle."""
@@ -44,6 +44,7 @@ MAX_OTHERS = 1_000
 LONG_NAME = 256
 """Characters from which on names are counted against the limits."""
 
+_ATTRIBUTE = How("other")
 _LOOSE = How("other", False, None, None, False)
 _MODULE_PARAMETER = How("parameter", True, None, None, False)
 _MODULE_BUFFERS = {
@@ -188,14 +189,15 @@ class _SectionWalk:
 
     def table(self, symbol: Any, section: str) -> ParameterTable:
         """Walk and make the table."""
-        maker = self.walk.reader.maker(symbol)
-        if maker is not None:
-            self.rows.append(self.walk.reader.read(maker, symbol, "tensor", self.how))
-        else:
-            self._walk(symbol)
-            for path, attribute in self.loose:
-                self._push(iter([(path, attribute, _LOOSE)]), None, 0, True)
-                self._run()
+        is_tensor = self.walk.is_tensor(symbol)
+        if is_tensor:
+            self._push(iter([("tensor", symbol, self.how)]), None, 0, False)
+            self._run()
+        elif isinstance(symbol, CONTAINERS) and self._enter(symbol, None, self.how, False):
+            self._run()
+        for path, attribute in self.loose:
+            self._push(iter([(path, attribute, _LOOSE)]), None, 0, True)
+            self._run()
         return ParameterTable(
             source=self.walk.target,
             tensors=settled_by_siblings(self.rows),
@@ -203,7 +205,8 @@ class _SectionWalk:
             section=section,
             modules=self.modules,
             unregistered=self.unregistered,
-            others=self._others(symbol) if maker is None else (),
+            others=() if is_tensor else self._others(symbol),
+            versions=_versions(symbol) if type(symbol) is Call else {},
         )
 
     def _others(self, symbol: Any) -> tuple[str, ...]:
@@ -219,10 +222,6 @@ class _SectionWalk:
             if label != "_metadata" and not walk.is_tensor(value) and not walk.holds_tensors(value)
         )
         return tuple(islice(empty, MAX_OTHERS))
-
-    def _walk(self, root: Any) -> None:
-        if isinstance(root, CONTAINERS) and self._enter(root, None, self.how, False):
-            self._run()
 
     def _run(self) -> None:
         walk, frames = self.walk, self.frames
@@ -246,8 +245,8 @@ class _SectionWalk:
                 rows.append(read(maker, child, name, how))
                 if how.declared or frame.loose:
                     self.registered.add(id(child))
-                if maker.has_state:
-                    self._attributes_of(child, name, how, frame)
+                if maker.has_state and self._enter_attributes(child, label, name, how, frame.loose):
+                    break
             else:
                 self._leave(frames.pop())
 
@@ -313,20 +312,34 @@ class _SectionWalk:
                 else:
                     self.loose.append((path + label, value))
 
-    def _attributes_of(self, symbol: Call, name: str, how: How, frame: _Frame) -> None:
-        """A tensor's own attributes may be tensors too."""
+    def _enter_attributes(self, symbol: Call, label: str, name: str, how: How, loose: bool) -> bool:
+        """Begin to walk a tensor's own attributes, which may be tensors too; False where there is nothing."""
         state = self.walk.reader.attributes(symbol)
-        if state is not None and self.walk.holds_tensors(state):
-            if how.declared or frame.loose:
-                self.loose.append((name, state))
-            else:
-                self._late(name, state)
+        if id(state) in self.on_path or not self.walk.holds_tensors(state):
+            return False
+        if how.declared or loose:
+            self.loose.append((name, state))
+            return False
+        self.walk.check_limits(len(self.rows))
+        self.on_path.add(id(state))
+        # Attributes, or a pair of them and of slots.
+        parts = state if type(state) is tuple else (state,)
+        inside = [self.walk.entries(part, _ATTRIBUTE) for part in parts if isinstance(part, CONTAINERS)]
+        self._push(chain.from_iterable(inside), label, id(state), False)
+        return True
 
-    def _late(self, name: str, state: Any) -> None:
-        """Rows for the attributes of a tensor of a plain mapping, after the tensor's own."""
-        inner = _SectionWalk(self.walk, How("other"))
-        inner._walk(state)
-        self.rows.extend(row._replace(name=f"{name}.{row.name}") for row in inner.rows)
+
+def _versions(state_dict: Call) -> dict[str, int]:
+    """Layout versions of modules: an attribute that ``state_dict()`` hangs on its dictionary."""
+    found: dict[str, int] = {}
+    for state in state_dict.states:
+        for name, metadata in mapping(state):
+            entries = mapping(metadata) if name == "_metadata" else ()
+            for path, entry in entries:
+                version = dict(mapping(entry)).get("version")
+                if type(version) is int:
+                    found[path] = version
+    return found
 
 
 _MODULE_FIELDS = frozenset({

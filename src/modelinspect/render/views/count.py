@@ -21,6 +21,7 @@ from modelinspect.render.sheet import Column, ColumnKind, Line, Sheet
 __all__ = ["count_card", "count_groups", "count_number", "count_rows"]
 
 _TIES_ON_A_CARD = 8
+_IN_ALL = {"bytes": "in all"}
 _TITLES = {"unique": "unique parameters", "buffers": "buffer elements"}
 
 
@@ -193,9 +194,14 @@ def _record(report: CountReport) -> dict[str, Any]:
 # ------------------------------------------------------------------- numbers
 
 
-def count_number(reports: Sequence[CountReport], what: Quantity = "unique") -> Sheet:
+def count_number(reports: Sequence[CountReport], what: Quantity = "unique", *, named: bool = False) -> Sheet:
     """
     One figure: alone for one target, beside its target for several, and their total below.
+
+    Args:
+        reports: Of the targets that could be read.
+        what: The figure.
+        named: Name the target also where there is one: others could not be read.
 
     Raises:
         UnknownAnswerError: A target does not say which parameters are trainable.
@@ -203,7 +209,7 @@ def count_number(reports: Sequence[CountReport], what: Quantity = "unique") -> S
     values = [report.quantity(what) for report in reports]
     kind: ColumnKind = "bytes" if what == "bytes" else "count"
     title = _TITLES.get(what, what)
-    if len(reports) == 1:
+    if len(reports) == 1 and not named:
         # For people a card of one line, without the table.
         columns: tuple[Column, ...] = (Column(what, what, "count"),)
         return Sheet(
@@ -211,7 +217,9 @@ def count_number(reports: Sequence[CountReport], what: Quantity = "unique") -> S
         )
     columns = (Column(what, what, "count"), Column("target", "target", "name"))
     rows = [(value, report.target) for value, report in zip(values, reports)]
-    return Sheet("count", columns, rows, footer=(Line(f"{title} in all", sum(values), kind),))
+    return Sheet(
+        "count", columns, rows, footer=(Line(_IN_ALL.get(what, f"{title} in all"), sum(values), kind),)
+    )
 
 
 # -------------------------------------------------------------------- groups
@@ -219,11 +227,23 @@ def count_number(reports: Sequence[CountReport], what: Quantity = "unique") -> S
 _GROUP_KEYS = ("label", "unique", "named", "trainable", "buffers", "bytes", "tensors")
 
 
-def count_groups(reports: Sequence[CountReport]) -> Sheet:
+def count_groups(
+    reports: Sequence[CountReport], what: Quantity | None = None, *, named: bool = False
+) -> Sheet:
     """
     The groups of ``--by``, a row each; with several targets the target comes first.
+
+    Args:
+        reports: All with groups.
+        what: Show this figure only; None shows them all.
+        named: Put the target first also where there is one: others could not be read.
+
+    Raises:
+        UnknownAnswerError: A target does not say which parameters are trainable.
     """
     label = reports[0].by or "label"
+    if what is not None:
+        return _one_figure(reports, what, label, named or len(reports) > 1)
     columns: tuple[Column, ...] = (
         Column("label", label, "name"),
         Column("unique", "unique", "count"),
@@ -237,7 +257,7 @@ def count_groups(reports: Sequence[CountReport]) -> Sheet:
     hidden = {"trainable"} if all(report.trainable is None for report in reports) else set()
     if all(row[1] == row[2] for row in rows):
         hidden.add("named")
-    if len(reports) > 1:
+    if named or len(reports) > 1:
         columns = (Column("target", "target", "name"), *columns)
         rows = [(report.target, *row) for report in reports for row in _group_rows(report)]
     return Sheet(
@@ -250,6 +270,20 @@ def count_groups(reports: Sequence[CountReport]) -> Sheet:
         fold_sums=_GROUP_KEYS[1:],
         folds_equal_only=True,
     )
+
+
+def _one_figure(reports: Sequence[CountReport], what: Quantity, label: str, named: bool) -> Sheet:
+    """Groups with one figure each: label and figure, after the target where there are several."""
+    columns = (Column("label", label, "name"), Column(what, what, "bytes" if what == "bytes" else "count"))
+    rows: list[tuple[Any, ...]] = []
+    for report in reports:
+        report.quantity(what)  # complains where it is unknown
+        field = "nbytes" if what == "bytes" else what
+        front = (report.target,) if named else ()
+        rows += [(*front, group.label, getattr(group, field)) for group in report.groups]
+    if named:
+        columns = (Column("target", "target", "name"), *columns)  # type: ignore[assignment]
+    return Sheet("count", columns, rows, rows_key="groups")
 
 
 def _group_rows(report: CountReport) -> list[tuple[Any, ...]]:

@@ -64,6 +64,9 @@ def params_sheet(report: ParamsReport, columns: tuple[str, ...] | None = None) -
         rows_key="tensors",
         records=_records(report, keys, rows) if "values" in keys else None,
         hidden=frozenset(hidden),
+        # Where a terminal is too narrow: what the others imply, then what is looked for least.
+        names_above=True,
+        dispensable=() if columns else ("trainable", "kind", "bytes", "dtype"),
         # Braces need names to stand in; a sorted or chosen column may stand before them.
         foldable=keys[0] == "name",
         fold_sums=("numel", "bytes", "percent"),
@@ -180,6 +183,11 @@ def _storage(name: str) -> Cells:
     ]
 
 
+def _shape(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
+    """None, not a scalar's empty shape, for what has none before its first use."""
+    return [None if t.layout == "uninitialized" else t.shape for t in tensors]
+
+
 def _numel(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     sizes: dict[tuple[int, ...], int] = {shape: prod(shape) for shape in {t.shape for t in tensors}}
     return [0 if tensor.layout == "uninitialized" else sizes[tensor.shape] for tensor in tensors]
@@ -236,7 +244,7 @@ _COLUMNS: dict[str, tuple[Column, Cells]] = {
     column.key: (column, cells)
     for column, cells in (
         (Column("name", "name", "name"), _field("name")),
-        (Column("shape", "shape", "shape"), _field("shape")),
+        (Column("shape", "shape", "shape"), _shape),
         (Column("dtype", "dtype", "dtype"), lambda _, tensors: [t.dtype.name for t in tensors]),
         (Column("numel", "numel", "count"), _numel),
         (Column("bytes", "bytes", "bytes"), _nbytes),
