@@ -9,6 +9,7 @@ archive's first record (torch 2.13, ``torch/serialization.py`` and
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -29,6 +30,8 @@ ByteOrder = Literal["little", "big"]
 Place = Callable[[str, int, str], "tuple[Storage, str | None]"]
 """Given key, bytes and device of a storage: where it is, and why it can't be used."""
 
+_OTHER_RECORDS = 64
+"""More than torch puts beside the storages."""
 _new_storage = tuple.__new__  # half the time of calling the named tuple
 
 
@@ -211,13 +214,45 @@ def _what_is_left(source: ByteSource, target: str, error: DamagedFileError) -> D
     details = error.details
     try:
         pickle, end = _first_pickle(source, target)
-        room = _Room(source, end)
-        held, _ = _bind(pickle.pids, room.place)
-        details = (*details, f"its pickle is whole: {len(held):,} storages, {room.claimed:,} bytes")
-        assemble(source, target, "torch-zip", [pickle], "data.pkl", held, ())
+        claims = [
+            claim for claim in (read_claim(pid.pid) for pid in pickle.pids) if not isinstance(claim, str)
+        ]
+        sizes = {claim.key: claim.nbytes for claim in reversed(claims)}
+        whole = _whole_records(source, end, sizes)
+        details = (*details, f"its pickle is whole, and so are {len(whole):,} of the {len(sizes):,} storages")
+
+        def place(key: str, nbytes: int, device: str) -> tuple[Storage, str | None]:
+            fault = None if key in whole else f"record data/{visible(key)} is cut off or missing"
+            return Storage(source.path, key, None, nbytes, device), fault
+
+        assemble(source, target, "torch-zip", [pickle], "data.pkl", _bind(pickle.pids, place)[0], ())
     except ModelInspectError as missing:
-        details = (*details, *(missing.details if missing is not error else ()))
+        details = (*details, *missing.details)
     return DamagedFileError(error.message, details=details, hint=error.hint)
+
+
+def _whole_records(source: ByteSource, position: int, sizes: dict[str, int]) -> set[str]:
+    """
+    Keys of the storages that are there to their last byte, from *position* on.
+
+    Local headers follow each other with short records and marks in between,
+    so the next one is never far.
+    """
+    whole: set[str] = set()
+    for _ in range(len(sizes) + _OTHER_RECORDS):
+        window = source.read_upto(position, 512)
+        at = window.find(b"PK\3\4")
+        if at < 0 or len(window) < at + 30:
+            break
+        name_bytes, extra_bytes = struct.unpack_from("<2H", window, at + 26)
+        key = window[at + 30 : at + 30 + name_bytes].decode("utf-8", "replace").partition("/data/")[2]
+        position += at + 30 + name_bytes + extra_bytes
+        if key in sizes:
+            position += sizes[key]
+            if position > source.size:
+                break
+            whole.add(key)
+    return whole
 
 
 def _first_pickle(source: ByteSource, target: str) -> tuple[Pickle, int]:
@@ -232,21 +267,3 @@ def _first_pickle(source: ByteSource, target: str) -> tuple[Pickle, int]:
     feed = Feed(lambda at, n: source.read(start + at, n), source.size - start, f"{target}: data.pkl", False)
     pickle = read_pickle(feed)
     return pickle, start + pickle.end
-
-
-class _Room:
-    """Lays storages out behind each other, with the least that a record takes between them."""
-
-    def __init__(self, source: ByteSource, start: int) -> None:
-        self.source = source
-        self.position = start
-        self.claimed = 0
-
-    def place(self, key: str, nbytes: int, device: str) -> tuple[Storage, str | None]:
-        """The storage; a fault where the file can't reach so far."""
-        self.claimed += nbytes
-        self.position += 30 + len(f"/data/{key}") + nbytes
-        fault = None
-        if self.position > self.source.size:
-            fault = f"record data/{visible(key)} is cut off or missing: the file has too few bytes for it"
-        return Storage(self.source.path, key, None, nbytes, device), fault

@@ -87,7 +87,7 @@ class Feed:
             DamagedFileError: The record ends before *end*.
         """
         if end > self.size:
-            raise self.damaged(begin, "it goes on beyond the end", True)
+            raise self.damaged(begin, "it is cut off here", True)
         kept = self.data[begin - self.base :] if begin >= self.base else b""
         have = begin + len(kept)
         step = _WINDOW if self.eager else min(_WINDOW, max(_FIRST_STEP, begin // 8))
@@ -422,7 +422,7 @@ class _Machine:
         if len(data) - begin >= MAX_LINE_BYTES:
             raise self.limit(f"a line of more than {MAX_LINE_BYTES:,} bytes")
         if base + len(data) >= self.feed.size:
-            raise self.feed.damaged(base + begin, "a line has no end", True)
+            raise self.feed.damaged(base + begin, "it is cut off in a name or number", True)
         raise _NeedMoreError(min(base + begin + MAX_LINE_BYTES, self.feed.size))
 
     def _text_line(self, begin: int) -> tuple[str, int]:
