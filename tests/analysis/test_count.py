@@ -113,6 +113,13 @@ def test_unknown_figure_is_refused() -> None:
         count_table(table()).quantity("uniq")  # type: ignore[arg-type]
 
 
+def test_a_quantized_layout_is_not_passed_off_as_a_count() -> None:
+    """GPTQ's packed integers are counted as stored, and that is said."""
+    packed = table(tensor("l.qweight", (8, 64), dtype=BY_NAME["int32"]), tensor("l.scales", (1, 64)))
+    assert any("quantized layout (qweight)" in note for note in count_table(packed).notes)
+    assert not any("quantized" in note for note in count_table(table(tensor("l.weight", (8,)))).notes)
+
+
 def test_an_empty_table_counts_zero() -> None:
     """Nothing is nothing, not an error."""
     report = count_table(table())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from modelinspect.analysis.remarks import unregistered_remarks
+from modelinspect.analysis.remarks import quantization_remarks, unregistered_remarks
 from modelinspect.display import Displayed
 from modelinspect.dtypes import DType
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
@@ -358,6 +358,7 @@ def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, .
     if slack:
         remarks.append(slack)
     remarks.extend(unregistered_remarks(table))
+    remarks.extend(quantization_remarks(table))
     remarks.extend(_neither(table))
     return tuple(remarks)
 

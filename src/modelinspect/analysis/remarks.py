@@ -7,9 +7,27 @@ from __future__ import annotations
 from modelinspect.errors import visible
 from modelinspect.tensors import ParameterTable
 
-__all__ = ["unregistered_remarks"]
+__all__ = ["quantization_remarks", "unregistered_remarks"]
 
 MOST_NAMED = 5
+
+
+# Last name parts that only quantized layouts have: GPTQ and AWQ, bitsandbytes,
+# compressed-tensors, FP8 and MXFP4 checkpoints.
+_QUANTIZED_LEAVES = frozenset(
+    {"qweight", "qzeros", "absmax", "quant_map", "SCB", "weight_packed", "weight_scale", "weight_scale_inv"}
+)
+
+
+def quantization_remarks(table: ParameterTable) -> tuple[str, ...]:
+    """
+    That a table looks like a quantized model whose weights are not decoded, or nothing.
+    """
+    found = {tensor.name.rpartition(".")[2] for tensor in table} & _QUANTIZED_LEAVES
+    if not found:
+        return ()
+    named = ", ".join(sorted(found))
+    return (f"looks like a quantized layout ({named}): counted as stored, not as the weights it stands for",)
 
 
 def unregistered_remarks(table: ParameterTable) -> tuple[str, ...]:
