@@ -32,6 +32,7 @@ __all__ = [
     "TensorInfo",
     "TieKey",
     "contiguous_stride",
+    "unique_names",
 ]
 
 Kind = Literal["parameter", "buffer", "optimizer", "other"]
@@ -200,6 +201,29 @@ def _reach(shape: Sequence[int], stride: Sequence[int]) -> int:
     return 1 + sum((length - 1) * step for length, step in zip(shape, stride))
 
 
+def unique_names(rows: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
+    """
+    The rows, each with a name of its own: a second ``a.b`` becomes ``a.b (2)``.
+
+    Two paths of a file may read the same, ``{"a.b": x, "a": {"b": y}}``; nothing that
+    goes by names must then take one tensor for the other.
+    """
+    if len({row.name for row in rows}) == len(rows):
+        return rows
+    taken = {row.name for row in rows}
+    seen: Counter[str] = Counter()
+    renamed = []
+    for row in rows:
+        seen[row.name] += 1
+        name, number = row.name, seen[row.name]
+        while number > 1 and name in taken:
+            name = f"{row.name} ({number})"
+            number += 1
+        taken.add(name)
+        renamed.append(row if name == row.name else row._replace(name=name))
+    return renamed
+
+
 @dataclass(frozen=True)
 class ParameterTable(Displayed):
     """
@@ -259,7 +283,7 @@ class ParameterTable(Displayed):
             # A parameter that shares its storage with a buffer stays a parameter.
             key = (tensor.kind, *key)
             name = first.setdefault(key, tensor.name)
-            if name is not tensor.name:
+            if name != tensor.name:
                 tied[tensor.name] = name
         return tied
 
@@ -367,4 +391,10 @@ class Checkpoint(Displayed):
             tensors.extend(t._replace(name=prefix + t.name, section=name) for t in table)
             modules.update({(prefix + path).rstrip("."): cls for path, cls in table.modules.items()})
             unregistered.extend(t._replace(name=prefix + t.name) for t in table.unregistered)
-        return replace(self.table, tensors=tensors, section="all", modules=modules, unregistered=unregistered)
+        return replace(
+            self.table,
+            tensors=unique_names(tensors),
+            section="all",
+            modules=modules,
+            unregistered=unregistered,
+        )

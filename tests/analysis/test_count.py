@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modelinspect.analysis.count import Grouping, count_table
 from modelinspect.dtypes import BY_NAME
 from modelinspect.errors import UnknownAnswerError, UsageError
-from modelinspect.tensors import ParameterTable, Storage, TensorInfo, contiguous_stride
+from modelinspect.tensors import ParameterTable, Storage, TensorInfo, contiguous_stride, unique_names
 
 FLOAT = BY_NAME["float32"]
 
@@ -209,3 +209,12 @@ def test_figures_are_ordered(rows: ParameterTable) -> None:
     assert report.trainable is not None
     assert report.frozen is not None
     assert report.trainable + report.frozen == report.unique
+
+
+def test_equal_names_are_told_apart() -> None:
+    """Two paths may read the same; neither tensor is taken for the other, and each counts."""
+    rows = unique_names([tensor("c", (4,), "s"), tensor("a.b", (4,), "t"), tensor("a.b", (4,), "s")])
+    assert [row.name for row in rows] == ["c", "a.b", "a.b (2)"]
+    report = count_table(table(*rows))
+    assert (report.unique, report.named) == (8, 12)
+    assert [tie.names for tie in report.ties] == [("c", "a.b (2)")]

@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "three offsets": (pack(json.dumps({"w": entry(offsets=[0, 8, 8])}), bytes(8)), "two positions"),
     "backwards": (pack(json.dumps({"w": entry(offsets=[8, 0])}), bytes(8)), "backwards"),
     "size differs": (pack(json.dumps({"w": entry(shape=[3])}), bytes(8)), "takes 12 bytes"),
-    "huge shape": (pack(json.dumps({"w": entry(shape=[2**62, 2**62])}), bytes(8)), "takes"),
+    "huge shape": (pack(json.dumps({"w": entry(shape=[2**62, 2**62])}), bytes(8)), "64 bits"),
     "over u64": (pack(json.dumps({"w": entry(shape=[2**64, 0], offsets=[0, 0])})), "list of sizes"),
     "half a byte": (pack(json.dumps({"w": entry("F4", [3], [0, 2])}), bytes(2)), "whole bytes"),
     "hole": (pack(json.dumps({"w": entry(offsets=(8, 16))}), bytes(16)), "leaves a gap"),
@@ -112,6 +112,26 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         pack('{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
         "surrogate",
     ),
+    "shape an object": (
+        pack('{"w":{"dtype":"F32","shape":{},"data_offsets":[0,4]}}', bytes(4)),
+        "list of sizes",
+    ),
+    "shape a text": (
+        pack('{"w":{"dtype":"F32","shape":"","data_offsets":[0,4]}}', bytes(4)),
+        "list of sizes",
+    ),
+    "shape twice": (
+        pack('{"w":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+        "repeats 'shape'",
+    ),
+    "metadata an empty list": (pack('{"__metadata__":[]}'), "texts"),
+    "metadata zero": (pack('{"__metadata__":0}'), "texts"),
+    "half a surrogate in metadata": (pack('{"__metadata__":{"a":"\\udc00"}}'), "surrogate"),
+    "more than 64 bits count": (
+        pack(json.dumps({"w": entry(shape=[2**64 - 1] * 300, offsets=[0, 0])})),
+        "64 bits",
+    ),
+    "no entry among many": (pack(json.dumps({str(n): {} for n in range(50)})), "no 'dtype'"),
     "huge number": (pack('{"w":{"dtype":"F32","shape":[' + "9" * 5000 + '],"data_offsets":[0,8]}}'), "JSON"),
 }
 
@@ -198,3 +218,14 @@ def test_names_come_in_natural_order(tmp_path: Path) -> None:
         "h.2.w",
         "h.10.w",
     ]
+
+
+@pytest.mark.parametrize("name", ["a." * 2000 + "x", "9" * 70_000, "x" * 70_000])
+def test_names_without_end_name_the_limit(name: str, tmp_path: Path) -> None:
+    """A name of thousands of parts or characters would cost more to show than the file is large."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(pack(json.dumps({name: E}), bytes(8)))
+    with pytest.raises(LimitError) as caught:
+        open_checkpoint(str(path))
+    assert "limit: " in str(caught.value)
+    assert len(str(caught.value)) < 500

@@ -121,6 +121,7 @@ def test_hugging_face_cache_links_are_followed(tmp_path: Path) -> None:
         "link.safetensors",
         "",
         "a\x00b",
+        "\ud800",
     ],
 )
 def test_nothing_outside_the_folder_is_opened(tmp_path: Path, shard: str) -> None:
@@ -206,3 +207,13 @@ def test_a_damaged_shard_names_the_shard(sharded: Path) -> None:
     (sharded / "model-00002-of-00002.safetensors").write_bytes(b"\xff\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(DamagedFileError, match=r"model-00002-of-00002\.safetensors"):
         open_checkpoint(str(sharded))
+
+
+def test_a_shard_spelt_in_many_ways_is_opened_once(tmp_path: Path) -> None:
+    """`./a.safetensors` and `././a.safetensors` are one file, read once."""
+    tensors = {f"w{n}": torch.zeros(1) for n in range(50)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    write_index(tmp_path, {name: "./" * n + "a.safetensors" for n, name in enumerate(tensors)})
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert len(checkpoint.files) == 2
+    assert len(checkpoint.table) == 50

@@ -20,6 +20,11 @@ __all__ = ["CLOSED_PIPE", "COULD_NOT", "INTERRUPTED", "NO", "YES", "guarded", "n
 
 YES, NO, COULD_NOT, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 
+MOST_CHARACTERS = 2_000
+"""Of one line on stderr."""
+MOST_LINES = 60
+"""Of one error."""
+
 # Typer brings its own copy of Click and does not export the base of its usage errors.
 _UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -54,9 +59,9 @@ def guarded(run: Callable[[], Any], debug: bool = False) -> int:
         _forget_stdout()
         where = f"{visible(str(error.filename))}: " if error.filename else ""
         _say(sys.stderr, "error", f"{where}{error.strerror or error}")
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, SystemExit):
         raise
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is ours to own up to)
+    except BaseException as error:  # noqa: BLE001  (whatever it is, it is ours to own up to)
         _traceback()
         _say(
             sys.stderr,
@@ -70,16 +75,18 @@ def guarded(run: Callable[[], Any], debug: bool = False) -> int:
 def show_error(error: ModelInspectError) -> None:
     """One message on stderr: what, where, found, expected, what to do next."""
     first, *rest = str(error).split("\n")
-    _say(sys.stderr, "error", visible(first))
-    for line in rest:
-        print(visible(line), file=sys.stderr)
+    _say(sys.stderr, "error", _clipped(first))
+    for line in rest[:MOST_LINES]:
+        print(_clipped(line), file=sys.stderr)
+    if len(rest) > MOST_LINES:
+        print(f"  … {len(rest) - MOST_LINES:,} more lines", file=sys.stderr)
 
 
 def notes_to_stderr(notes: tuple[str, ...], *, quiet: bool = False) -> None:
     """Notes and warnings, one a line, off the result's stream."""
     if not quiet:
         for note in dict.fromkeys(notes):
-            _say(sys.stderr, "note", visible(note))
+            _say(sys.stderr, "note", _clipped(note))
 
 
 def _show_usage_problem(error: Exception) -> None:
@@ -96,6 +103,12 @@ def _say(stream: TextIO, label: str, text: str) -> None:
     else:
         label = f"{label}:"
     print(label, _wrapped(text, stream), file=stream)
+
+
+def _clipped(text: str) -> str:
+    """Escaped and of a length that a person reads; a file may hold names of a megabyte."""
+    more = len(text) - MOST_CHARACTERS
+    return visible(text) if more <= 0 else f"{visible(text[:MOST_CHARACTERS])}… ({more:,} more characters)"
 
 
 def _wrapped(text: str, stream: TextIO) -> str:

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from modelinspect.dtypes import BY_NAME, DType
 from modelinspect.errors import visible
 from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
-from modelinspect.tensors import Kind, ParameterTable, Storage, TensorInfo, contiguous_stride
+from modelinspect.tensors import Kind, ParameterTable, Storage, TensorInfo, contiguous_stride, unique_names
 
 __all__ = ["flattened", "module_table", "tensors_table"]
 
@@ -113,7 +113,7 @@ def tensors_table(mapping: Mapping[Any, Any], source: str) -> ParameterTable:
         notes.append(f"{what} left out: {_listed(others)}")
     return ParameterTable(
         source=source,
-        tensors=settled_by_siblings(tensors),
+        tensors=unique_names(settled_by_siblings(tensors)),
         origin="memory",
         others=tuple(others),
         versions=_versions(getattr(mapping, "_metadata", None)),

@@ -150,6 +150,8 @@ def _weight_map(document: dict[str, Any], target: str) -> dict[str, str]:
             raise DamagedFileError(
                 f"{visible(target)}: its weight_map names no file for {visible(name)!r}",
             )
+    # "./a.safetensors" is a.safetensors: each file is opened once, however it is spelt.
+    weight_map = {name: os.path.normpath(shard) if shard else shard for name, shard in weight_map.items()}
     if len(set(weight_map.values())) > MAX_SHARDS:
         raise LimitError(f"{visible(target)} names more than {MAX_SHARDS:,} shards")
     return weight_map
@@ -192,7 +194,7 @@ def _open_shards(folder: str, names: Iterable[str], target: str) -> dict[str, Ch
 
 def _inside(folder: str, name: str, target: str) -> str:
     """The real path of an entry of *folder*, which must not lead out of it."""
-    plain = name and not os.path.isabs(name) and ".." not in name.split("/") and "\x00" not in name
+    plain = name and not os.path.isabs(name) and ".." not in name.split("/") and _is_encodable(name)
     real = os.path.realpath(os.path.join(folder, name)) if plain else ""
     allowed = [os.path.realpath(folder)]
     if os.path.basename(os.path.dirname(allowed[0])) == "snapshots":
@@ -203,6 +205,14 @@ def _inside(folder: str, name: str, target: str) -> str:
             details=("a shard is a plain name inside the folder, and so is what it links to",),
         )
     return real
+
+
+def _is_encodable(name: str) -> bool:
+    """Can the file system have such a name? Half surrogate pairs and null characters it can't."""
+    try:
+        return b"\x00" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def _merge(shards: dict[str, Checkpoint], target: str, extra: FileInfo | None = None) -> Checkpoint:

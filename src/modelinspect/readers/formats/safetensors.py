@@ -29,7 +29,13 @@ from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Storage, 
 __all__ = ["MAX_HEADER_BYTES", "read"]
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_NAME = 65_536
+"""Characters of a tensor's name."""
+MAX_LEVELS = 1_000
+"""Dotted parts of a tensor's name."""
 _U64 = 1 << 64
+_KEYS = ("dtype", "shape", "data_offsets")
+_FEW_AXES = 16
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Header = dict[str, Any]
@@ -54,7 +60,8 @@ def read(source: ByteSource, target: str) -> Checkpoint:
         )
     text = _decode(source.read(8, length, "header"), target)
     header, notes = _parse(text, target)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     _check_metadata(metadata, target)
     table = _table(header, source, 8 + length, target)
     return Checkpoint(
@@ -82,10 +89,11 @@ def _decode(raw: bytes, target: str) -> str:
 def _parse(text: str, target: str) -> tuple[Header, tuple[str, ...]]:
     try:
         header: Header = json.loads(text, parse_constant=_no_constant)
-        # Every entry spells "dtype" once, and no more than one is "__metadata__". More of
+        # Every entry spells its three keys once, and no more than one is "__metadata__". More of
         # them, or an escaped spelling, may hide a repeated name; then the slow parser looks.
         entries = len(header) - ("__metadata__" in header)
-        repeated = text.count('"dtype"') != entries or text.count('"__metadata__"') > 1
+        spelt = {text.count(f'"{key}"') for key in _KEYS}
+        repeated = spelt != {entries} or text.count('"__metadata__"') > 1
         suspicious = repeated or "\\" in text
         notes = _repeated_names(text, target) if suspicious else ()
     except RecursionError:
@@ -100,7 +108,7 @@ def _parse(text: str, target: str) -> tuple[Header, tuple[str, ...]]:
 
 def _as_object(entry: Any) -> Any:
     is_row = type(entry) is list and len(entry) == 3
-    return dict(zip(("dtype", "shape", "data_offsets"), entry)) if is_row else entry
+    return dict(zip(_KEYS, entry)) if is_row else entry
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -118,14 +126,15 @@ def _repeated_names(text: str, target: str) -> tuple[str, ...]:
     *inner, outer = pairs_of_objects
     for pairs in inner:
         twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
-        if any(key in ("dtype", "shape", "data_offsets") for key in twice):
+        if any(key in _KEYS for key in twice):
             _damaged(target, f"an entry of the header repeats {twice[0]!r}")
     seen: set[str] = set()
     repeated = [name for name, _ in outer if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
     if "__metadata__" in repeated:
         _damaged(target, "the header holds __metadata__ twice")
-    if any(_SURROGATE.search(name) for name in seen):
-        _damaged(target, "a name in the header holds half a surrogate pair")
+    texts = chain(seen, (value for pairs in inner for _, value in pairs if isinstance(value, str)))
+    if any(map(_SURROGATE.search, texts)):
+        _damaged(target, "a text in the header holds half a surrogate pair")
     return tuple(
         f"the header names {visible(name)!r} more than once: loaders silently keep the last"
         for name in dict.fromkeys(repeated)
@@ -138,11 +147,15 @@ def _check_metadata(metadata: object, target: str) -> None:
 
 
 def _table(header: Header, source: ByteSource, data_start: int, target: str) -> ParameterTable:
+    # What is plainly no entry is told before anything is sorted.
+    if not all(isinstance(entry, dict) and len(entry) >= len(_KEYS) for entry in header.values()):
+        _complain(header, source.size - data_start, target)
+    _check_names(header, target)
     names = naturally_sorted(list(header))
     entries = [header[name] for name in names]
     try:
         dtypes = [BY_SAFETENSORS[entry["dtype"]] for entry in entries]
-        shapes = [tuple(entry["shape"]) for entry in entries]
+        shapes = [entry["shape"] for entry in entries]
         ranges = [entry["data_offsets"] for entry in entries]
         begins, ends = [begin for begin, _ in ranges], [end for _, end in ranges]
         sound = _sound(dtypes, shapes, begins, ends, source.size - data_start)
@@ -161,6 +174,7 @@ def _table(header: Header, source: ByteSource, data_start: int, target: str) -> 
             repeat("little"),
         ),
     )
+    shapes = list(map(tuple, shapes))
     kinds = map(infer_kind, names, dtypes, shapes)
     rows = map(
         TensorInfo._make,
@@ -175,14 +189,38 @@ def _table(header: Header, source: ByteSource, data_start: int, target: str) -> 
 
 def _sound(dtypes: list[Any], shapes: list[Any], begins: list[int], ends: list[int], size: int) -> bool:
     """Does every entry keep the rules? Whole columns at a time."""
+    if not set(map(type, shapes)) <= {list}:
+        return False
     numbers = [*chain.from_iterable(shapes), *begins, *ends]
     if not set(map(type, numbers)) <= {int} or min(numbers, default=0) < 0 or max(numbers, default=0) >= _U64:
         return False
+    numel = prod if max(map(len, shapes), default=0) <= _FEW_AXES else _numel
     for dtype, shape, begin, end in zip(dtypes, shapes, begins, ends):
-        if prod(shape) * dtype.bits != (end - begin) * 8:
+        if numel(shape) * dtype.bits != (end - begin) * 8:
             return False
     ordered = sorted(zip(begins, ends))
     return [begin for begin, _ in ordered] + [size] == [0] + [end for _, end in ordered]
+
+
+def _numel(shape: list[int]) -> int:
+    """The product, left where it is over what 64 bits hold: as the library, step by step."""
+    product = 1
+    for length in shape:
+        product *= length
+        if product >= _U64:
+            return product
+    return product
+
+
+def _check_names(header: Header, target: str) -> None:
+    longest = max(header, key=len, default="")
+    if len(longest) > MAX_NAME:
+        what, most = "characters in the name of a tensor", MAX_NAME
+    elif len(longest) > MAX_LEVELS and any(name.count(".") >= MAX_LEVELS for name in header):
+        what, most = "dotted parts in the name of a tensor", MAX_LEVELS
+    else:
+        return
+    raise LimitError(f"{visible(target)}: a name is too long", details=(f"limit: {most:,} {what}",))
 
 
 def _complain(header: Header, size: int, target: str) -> NoReturn:
@@ -191,14 +229,14 @@ def _complain(header: Header, size: int, target: str) -> NoReturn:
     for name, entry in header.items():
         reason = _entry_fault(entry)
         if reason is not None:
-            _damaged(target, f"tensor {visible(name)!r}: {reason}")
+            _damaged(target, f"tensor {_short(name)}: {reason}")
         begin, end = entry["data_offsets"]
         spans.append((begin, end, name))
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
             fault = "overlaps the one before it" if begin < position else "leaves a gap before it"
-            _damaged(target, f"tensor {visible(name)!r} {fault} (byte {begin:,}, expected {position:,})")
+            _damaged(target, f"tensor {_short(name)} {fault} (byte {begin:,}, expected {position:,})")
         position = end
     what = "is truncated" if position > size else "holds bytes that no tensor claims"
     raise DamagedFileError(
@@ -226,12 +264,24 @@ def _entry_fault(entry: object) -> str | None:
         return "its data_offsets are not two positions"
     if offsets[0] > offsets[1]:
         return f"its data_offsets run backwards ({offsets[0]:,} to {offsets[1]:,})"
-    bits, found = prod(shape) * dtype.bits, offsets[1] - offsets[0]
+    numel = _numel(shape)
+    if numel >= _U64:
+        return "its shape has more elements than 64 bits can count"
+    bits, found = numel * dtype.bits, offsets[1] - offsets[0]
     if bits % 8:
-        return f"{dtype.name} of shape {shape} does not fill whole bytes"
+        return f"{dtype.name} of shape {_shown(shape)} does not fill whole bytes"
     if bits != found * 8:
-        return f"{dtype.name} of shape {shape} takes {bits // 8:,} bytes, its data_offsets hold {found:,}"
+        taken = f"{dtype.name} of shape {_shown(shape)} takes {bits // 8:,} bytes"
+        return f"{taken}, its data_offsets hold {found:,}"
     return None
+
+
+def _shown(shape: list[int]) -> str:
+    return str(shape) if len(shape) <= _FEW_AXES else f"[{shape[0]}, … {len(shape):,} axes]"
+
+
+def _short(name: str) -> str:
+    return repr(visible(name[:200])) + ("…" if len(name) > 200 else "")
 
 
 def _are_sizes(value: object) -> bool:
