@@ -115,6 +115,7 @@ def count(
         40
     """
     from modelinspect.analysis.count import count_table, sort_groups
+    from modelinspect.analysis.remarks import optimizer_remarks
 
     if by is None and (depth is not None or sort is not None or reverse or top is not None):
         raise UsageError(
@@ -128,7 +129,11 @@ def count(
             raise UsageError("only a checkpoint has sections")
         everything = holder.section("all")
     report = count_table(table, by=by, depth=depth, group_over=everything)
-    said = holder.notes if isinstance(holder, Checkpoint) else ()
+    said: tuple[str, ...] = ()
+    if isinstance(holder, Checkpoint):
+        said = holder.notes
+        if table is holder.table:
+            said += optimizer_remarks(holder, report.unique)
     groups = sort_groups(report.groups, sort, reverse)[:top]
     return replace(report, groups=groups, notes=(*notes, *said, *report.notes))
 

@@ -178,3 +178,18 @@ def test_output_goes_to_a_file(cli: Cli, checkpoint: Path, tmp_path: Path) -> No
     code, _, err = cli("count", checkpoint, "-o", tmp_path / "gone" / "x.json")
     assert code == 2
     assert "cannot be written" in err
+
+
+def test_an_optimizer_that_knows_of_fewer_parameters_is_heard(cli: Cli, tmp_path: Path) -> None:
+    """A buffer without a telling name counts; the optimizer beside it does not know it, and that is said."""
+    net = torch.nn.Linear(2, 3)
+    net.register_buffer("scale", torch.ones(4))
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
+    code, out, err = cli("count", tmp_path / "run.pt")
+    assert (code, out) == (0, "13\n")
+    assert "the optimizer's state is of 9 elements" in err
+    torch.save({"model": {"w": torch.zeros(9)}, "optimizer": optimizer.state_dict()}, tmp_path / "same.pt")
+    assert "optimizer's state" not in cli("count", tmp_path / "same.pt").stderr

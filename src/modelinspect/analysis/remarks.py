@@ -5,9 +5,9 @@ What several reports have to say about a table.
 from __future__ import annotations
 
 from modelinspect.errors import visible
-from modelinspect.tensors import ParameterTable
+from modelinspect.tensors import Checkpoint, ParameterTable
 
-__all__ = ["quantization_remarks", "unregistered_remarks"]
+__all__ = ["optimizer_remarks", "quantization_remarks", "unregistered_remarks"]
 
 MOST_NAMED = 5
 
@@ -28,6 +28,33 @@ def quantization_remarks(table: ParameterTable) -> tuple[str, ...]:
         return ()
     named = ", ".join(sorted(found))
     return (f"looks like a quantized layout ({named}): counted as stored, not as the weights it stands for",)
+
+
+# What optimizers keep one of for each parameter: Adam and its kin, SGD.
+_MOMENTS = ("exp_avg", "momentum_buffer")
+
+
+def optimizer_remarks(checkpoint: Checkpoint, unique: int) -> tuple[str, ...]:
+    """
+    Whether the optimizer's state speaks of another number of elements than were counted.
+
+    Args:
+        checkpoint: Of which the model's section was counted, by inference.
+        unique: Its parameters.
+    """
+    held = 0
+    for name, table in checkpoint.tables.items():
+        if checkpoint.roles[name] == "optimizer":
+            by_leaf = dict.fromkeys(_MOMENTS, 0)
+            for tensor in table:
+                leaf = tensor.name.rpartition(".")[2]
+                if leaf in by_leaf:
+                    by_leaf[leaf] += tensor.logical_numel
+            held += max(by_leaf.values())
+    if held in (0, unique):
+        return ()
+    reason = "the others are frozen, or buffers taken for parameters" if held < unique else "which is more"
+    return (f"the optimizer's state is of {held:,} elements: {reason}",)
 
 
 def unregistered_remarks(table: ParameterTable) -> tuple[str, ...]:
