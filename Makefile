@@ -35,7 +35,7 @@ unexport PYTHONPATH
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench wheel clean weights
 
-run = echo; echo "\$$ modelinspect $(1)"; $(BIN)/modelinspect $(1)
+run = echo "\$$ modelinspect $(1)"; $(BIN)/modelinspect $(1)
 
 help:
 	@echo "make demo   install into .venv and show the main commands"
@@ -46,19 +46,19 @@ help:
 	@echo "make clean  remove .venv, .cache, dist and caches"
 
 demo: $(INSTALLED) weights
-	@echo "==> a definition: the number of its parameters"
+	@echo; echo "==> a definition: the number of its parameters"
 	@$(call run,count models/regression.py)
-	@echo "==> the same: its parameters by name"
+	@echo; echo "==> the same: its parameters by name"
 	@$(call run,params models/regression.py)
-	@echo "==> tied weights, a frozen layer, buffers, and a tensor that was never registered"
+	@echo; echo "==> tied weights, a frozen layer, buffers, and a tensor that was never registered"
 	@$(call run,params models/tied.py)
-	@echo "==> 70 billion parameters: nothing is allocated"
+	@echo; echo "==> 70 billion parameters: nothing is allocated"
 	@$(call run,count models/giant.py)
 	@[ ! -e $(SILERO) ] || { \
-	  echo "==> a checkpoint: real weights, read without torch"; \
+	  echo; echo "==> a checkpoint: real weights, read without torch"; \
 	  $(call run,count $(SILERO)); $(call run,params $(SILERO)); }
 	@[ ! -e $(LPIPS) ] || { \
-	  echo "==> a file that torch.save wrote before 1.6, read without running its pickle"; \
+	  echo; echo "==> a file that torch.save wrote before 1.6, read without running its pickle"; \
 	  $(call run,params $(LPIPS)); }
 	@echo
 	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, --help for more."
