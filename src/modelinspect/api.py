@@ -192,7 +192,9 @@ def params(
     if kinds:
         rows = [row for row in rows if row.kind in kinds]
     rows = _in_order(rows, sort, reverse)[:top]
-    summaries, value_notes = _values(table, holder, rows, seed, progress) if values else (None, ())
+    summaries, value_notes = (
+        _values(table, holder, rows, seed, progress, in_hand=holder is what) if values else (None, ())
+    )
     return ParamsReport(
         table=table,
         tensors=rows,
@@ -274,8 +276,15 @@ def _values(
     rows: Sequence[TensorInfo],
     seed: int,
     progress: Callable[[int, int], None] | None,
+    *,
+    in_hand: bool,
 ) -> tuple[Mapping[str, ValueSummary], tuple[str, ...]]:
-    """Summaries of the values by name, and what is to be said of them."""
+    """
+    Summaries of the values by name, and what is to be said of them.
+
+    A definition that the caller built for real (*in_hand*) has values of its own; one
+    that was built here from its target is built again, under the seed.
+    """
     if table.origin == "file":
         try:
             from modelinspect.analysis.statistics import summarise_files
@@ -293,8 +302,7 @@ def _values(
         raise UsageError(
             "a table has no values", hint="give the module or the definition that it was made from"
         )
-    if not any(tensor.device == "meta" for tensor in table):
-        # It was built for real before, by whoever asks.
+    if in_hand and not any(tensor.device == "meta" for tensor in table):
         return live.summarise_module(holder.module, rows, progress=progress), ()
     return live.summarise_fresh(holder, rows, seed=seed, progress=progress)  # type: ignore[no-any-return]
 

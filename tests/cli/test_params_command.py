@@ -162,6 +162,17 @@ def test_values_of_a_definition_are_fresh_and_say_so(cli: Cli) -> None:
     assert "fresh initialisation" in first.stderr
 
 
+def test_values_of_what_cannot_be_on_meta_are_fresh_too(cli: Cli, tmp_path: Path) -> None:
+    """A constructor that needs numbers is run for real; its values still come from the seed."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.w = torch.nn.Parameter(torch.randn(3))\n        self.n = int(self.w.sum().item())\n"
+    )
+    first, again = (cli("params", "net.py", "--values", cwd=tmp_path) for _ in range(2))
+    assert first.stdout == again.stdout
+    assert "fresh initialisation with seed 0" in first.stderr
+
+
 def test_values_of_a_giant_definition_are_refused(cli: Cli) -> None:
     """282 GB are not allocated: exit 2, and the limit is said."""
     code, out, err = cli("params", "models/giant.py", "--values")
