@@ -56,6 +56,25 @@ if __name__ == "__main__":
     ]  # fmt: skip
 
 
+INSTANCES = {
+    "one of torch's": ("from torch import nn\nnet = nn.Linear(1, 2)", True),
+    "one of torch's in full": ("import torch\nnet = torch.nn.Linear(1, 2)", True),
+    "a module of this file": ("class A(nn.Module): ...\nnet = A()", True),
+    "what a factory says": ("def make() -> nn.Module: ...\nnet = make()", True),
+    "changed on the way": ("class A(nn.Module): ...\nnet = A().to('cpu').eval()", True),
+    "a parameter": ("net = nn.Parameter(x)", False),
+    "a function of torch": ("net = nn.functional.relu(x)", False),
+    "another class": ("class A: ...\nnet = A()", False),
+    "a method's result": ("class A(nn.Module): ...\nnet = A().parameters()", False),
+}
+
+
+@pytest.mark.parametrize(("source", "offered"), INSTANCES.values(), ids=INSTANCES)
+def test_instances(source: str, offered: bool) -> None:
+    """What is made by a call is offered where the syntax says that it is a module."""
+    assert (("net", "instance") in definitions_in(source)) is offered
+
+
 LEADING = {
     "a part in a body": ("class A: ...\nclass B:\n def __init__(self): self.a = A()", "AB", "B"),
     "a base": ("class A: ...\nclass B(A): ...", "AB", "B"),

@@ -35,10 +35,11 @@ class Binding(NamedTuple):
     """Of a class: last parts of its bases' names."""
     returns: str = ""
     """Of a function: the last part of what its annotation says it returns; of an
-    instance: of its annotation, or the name that is called to make it."""
+    instance: of its annotation, or the name that is called to make it, with ``nn.``
+    before one of torch's own."""
 
 
-def outline_of(source: str) -> dict[str, Binding]:
+def outline_of(source: str | bytes) -> dict[str, Binding]:
     """
     The names that a file's own statements bind, in order. Imports don't count.
 
@@ -54,7 +55,7 @@ def outline_of(source: str) -> dict[str, Binding]:
     return found
 
 
-def definitions_in(source: str) -> list[tuple[str, str]]:
+def definitions_in(source: str | bytes) -> list[tuple[str, str]]:
     """
     What looks like a model definition: name, and ``class``, ``function`` or ``instance``.
 
@@ -137,7 +138,7 @@ def _assigned(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator
     if statement.value is None:
         return
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    maker = _last_part(statement.value.func) if isinstance(statement.value, ast.Call) else ""
+    maker = _maker(statement.value)
     if isinstance(statement, ast.AnnAssign):
         maker = _last_part(statement.annotation)
     uses = _uses(statement.value)
@@ -146,6 +147,20 @@ def _assigned(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator
             # For model.head = Head() the name is model, which is then built from Head.
             if isinstance(node, ast.Name):
                 yield Binding(node.id, "instance", uses, returns=maker)
+
+
+def _maker(value: ast.expr) -> str:
+    """``Net`` for ``Net(1)`` and ``Net(1).to("cpu").eval()``, ``nn.Linear`` for ``torch.nn.Linear(1, 2)``."""
+    while isinstance(value, ast.Call):
+        made_by = value.func
+        if not isinstance(made_by, ast.Attribute) or made_by.attr not in _RETURN_SELF:
+            prefix = "nn." if isinstance(made_by, ast.Attribute) and _last_part(made_by.value) == "nn" else ""
+            return prefix + _last_part(made_by)
+        value = made_by.value
+    return ""
+
+
+_RETURN_SELF = frozenset({"eval", "train", "to", "cpu", "cuda", "half", "float", "double", "requires_grad_"})
 
 
 def _uses(statement: ast.AST) -> frozenset[str]:
@@ -184,9 +199,13 @@ def _may_be_module(binding: Binding, bindings: Mapping[str, Binding], depth: int
     local = bindings.get(binding.returns)
     if local is not None and local is not binding and local.what != "instance":
         return _may_be_module(local, bindings, depth + 1)
+    if binding.returns.startswith("nn."):
+        name = binding.returns[len("nn.") :]
+        return name[:1].isupper() and name not in _TENSORS
     return binding.returns.endswith("Module") or binding.returns in _CONTAINERS
 
 
+_TENSORS = frozenset({"Parameter", "Buffer", "UninitializedParameter", "UninitializedBuffer"})
 _CONTAINERS = frozenset({"Sequential", "ModuleList", "ModuleDict", "Transformer"})
 
 

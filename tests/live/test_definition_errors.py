@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from modelinspect.errors import DefinitionError, ModelInspectError, TargetError
+from modelinspect.live import locate
 from modelinspect.live.definition import load_definition
+from modelinspect.live.module_table import module_table
 
 Write = Callable[..., str]
 
@@ -21,6 +26,10 @@ class Net(nn.Linear):
 MANY = """\
 class Net(nn.Module):
     def __init__(self, n, /, name: str, rate: 'float', sizes: list[int], on: bool, *rest, x, **more): ...
+"""
+UNSHOWN = """\
+class Odd:
+    def __repr__(self): raise GeneratorExit
 """
 JSON = sys.modules["json"].__file__
 EXPECTED = "expected a subclass of nn.Module, an instance, or a function that returns one"
@@ -68,6 +77,45 @@ MESSAGES: dict[str, tuple[str, str, str, tuple[str, ...], str | None]] = {
     "an exception with control characters": (
         "", "raise ValueError('\\x1b[2Jgone')",
         "net.py cannot be imported", ("at net.py:3", r"ValueError: \x1b[2Jgone"), None,
+    ),
+    "an exception beside Exception": (
+        "", "raise GeneratorExit", "net.py cannot be imported", ("at net.py:3", "GeneratorExit"), None,
+    ),
+    "an exception beside Exception in a constructor": (
+        ":Net",
+        "class Stop(BaseException): ...\nclass Net(nn.Module):\n    def __init__(self): raise Stop('here')",
+        "net.py:Net cannot be built", ("at net.py:5, in __init__", "Stop: here"), None,
+    ),
+    "an exception that can't be shown at all": (
+        "",
+        "class Odd(Exception):\n    def __str__(self): raise GeneratorExit\nraise Odd",
+        "net.py cannot be imported", ("at net.py:5", "Odd"), None,
+    ),
+    "an exception that says very much": (
+        "", "raise ValueError('x' * 5_000_000)",
+        "net.py cannot be imported", ("at net.py:3", f"ValueError: {'x' * 2_000} …"), None,
+    ),
+    "an exception with control characters in its name": (
+        "", "raise type('\\x1b[2JE', (Exception,), {})",
+        "net.py cannot be imported", ("at net.py:3", r"\x1b[2JE"), None,
+    ),
+    "sys.exit with what can't be shown": (
+        "", "class Odd:\n    def __repr__(self): return 1\nraise SystemExit(Odd())",
+        "net.py cannot be imported", ("at net.py:5", "it called sys.exit()"), MAIN,
+    ),
+    "a default that can't be shown": (
+        ":f",
+        f"{UNSHOWN}class Number:\n    def __repr__(self): return 1\ndef f(x, y=Odd(), z=Number()): ...",
+        "net.py:f needs arguments: x", ("signature: f(x, y=…, z=…)",), "for example: 'net.py:f(x=8)'",
+    ),
+    "an annotation that can't be shown": (
+        ":f", f"{UNSHOWN}def f(x, y: Odd() = 1): ...",
+        "net.py:f needs arguments: x", ("signature: f(x, y: … = 1)",), "for example: 'net.py:f(x=8)'",
+    ),
+    "code that runs when an object is looked at": (
+        ":net",
+        f"{UNSHOWN}    __class__ = property(__repr__)\nnet = nn.Tanh()\nvars(net)['held'] = Odd()",
+        "net.py:net cannot be used", ("at net.py:4, in __repr__", "GeneratorExit"), None,
     ),
     "a name that isn't there": (
         ":Nett", NET + "class Other(nn.Module): ...\n",
@@ -150,6 +198,9 @@ MESSAGES: dict[str, tuple[str, str, str, tuple[str, ...], str | None]] = {
     "a factory of something else": (
         ":build", "def build(): return {}", "net.py:build returned a dict, not an nn.Module", (), None,
     ),
+    "a factory of a number": (
+        ":build", "def build(): return 3", "net.py:build returned an int, not an nn.Module", (), None,
+    ),
     "a factory of several": (
         ":build", "def build(): return nn.Tanh(), 3", "net.py:build returned a tuple, not an nn.Module", (),
         "add a function to the file that returns the module alone, and name that",
@@ -207,6 +258,90 @@ def test_messages(
     assert (error.message, error.details, error.hint) == (message, details, hint)
 
 
+# What a constructor does, what is said of it, and the hint.
+REGISTRIES: dict[str, tuple[str, str, str | None]] = {
+    "no parameters": ("self._parameters = None", "_parameters is None, not a dict", None),
+    "a list of parameters": ("self._parameters = [1]", "_parameters is of type list, not a dict", None),
+    "a number": ("self._parameters['x'] = 5", "_parameters['x'] is of type int, not a tensor", None),
+    "an int for a name": (
+        "self._parameters[5] = self.weight", "_parameters has the key 5, which is not a string", None,
+    ),
+    "a text": ("self._buffers['x'] = 's'", "_buffers['x'] is of type str, not a tensor", None),
+    "no module": ("self._modules['x'] = 5", "_modules['x'] is of type int, not a module", None),
+    "no set": (
+        "self._non_persistent_buffers_set = None", "_non_persistent_buffers_set is None, not a set", None,
+    ),
+    "in a part": (
+        "self.part = nn.Tanh(); self.part._buffers['\\x1b'] = 1",
+        r"part: _buffers['\x1b'] is of type int, not a tensor", None,
+    ),
+    "a part without super": (
+        "self.part = Part()", "part: has no _parameters", "its __init__ must call super().__init__()",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("does", "detail", "hint"), REGISTRIES.values(), ids=REGISTRIES)
+def test_registries_that_torch_would_refuse(does: str, detail: str, hint: str | None, write: Write) -> None:
+    """A module whose own dicts were tampered with is refused, with the entry that is wrong."""
+    source = f"""
+class Part(nn.Module):
+    def __init__(self): ...
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 3)
+        {does}
+"""
+    with pytest.raises(DefinitionError) as caught:
+        load_definition(write("net.py", source) + ":Net")
+    error = caught.value
+    assert error.message == "net.py:Net: its module can't be listed"
+    assert (error.details, error.hint) == ((detail,), hint)
+
+
+def test_registries_of_a_module_in_hand() -> None:
+    """A module that the library is given is checked in the same way."""
+    module = nn.Tanh()
+    module._parameters = None  # type: ignore[assignment]
+    with pytest.raises(DefinitionError, match="its module can't be listed"):
+        module_table(module, "module", "memory")
+
+
+def test_bytes_that_are_no_text_in_a_comment(tmp_path: Path, write: Write) -> None:
+    """What Python imports has its one definition, whatever its comments are encoded in."""
+    path = write("net.py", "class Part(nn.Module): ...\nclass Net(nn.Linear):\n  def __init__(self):\n")
+    source = (tmp_path / path).read_text() + "    super().__init__(2, 3); self.part = Part()\n"
+    (tmp_path / path).write_bytes(source.encode() + b"# \xff\n")
+    try:
+        compile((tmp_path / path).read_bytes(), path, "exec")
+    except SyntaxError:  # as some versions of Python have it
+        with pytest.raises(DefinitionError, match=r"net\.py cannot be imported"):
+            load_definition(path)
+    else:
+        assert type(load_definition(path).module).__name__ == "Net"
+
+
+def test_a_coroutine_is_closed(write: Write, recwarn: pytest.WarningsRecorder) -> None:
+    """An async factory is told what it returned, without Python's warning."""
+    with pytest.raises(DefinitionError) as caught:
+        load_definition(write("net.py", "async def build() -> nn.Module: ...") + ":build")
+    assert caught.value.message == "net.py:build returned a coroutine, not an nn.Module"
+    assert caught.value.hint == "name a function that is no async def"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("then", ["pass", "sys.exit(3)", "raise ValueError('child')"])
+def test_a_forked_child_says_nothing(then: str, write: Write) -> None:
+    """A constructor that forks has one result: the child ends, however it left."""
+    source = "import os, sys\nclass Net(nn.Module):\n  def __init__(self):\n    super().__init__()\n"
+    source += f"    if os.fork() == 0:\n      {then}\n"
+    run = f"from modelinspect.live.definition import load_definition as l; l({write('net.py', source)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{run}; print('done')"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
 def test_the_place_is_where_the_users_code_raised(write: Write, tmp_path: Path) -> None:
     """Of a chain of calls through torch and a neighbour, the innermost line of the user's is named."""
     write("layers.py", "def deep(n):\n    return nn.Sequential(None, n)[5]\n")
@@ -244,6 +379,30 @@ def test_part_of_a_package(write: Write, tmp_path: Path, monkeypatch: pytest.Mon
         load_definition("inner/net.py")
     assert (
         caught.value.hint == f"it is part of a package: name it outer_pkg.inner.net:NAME after cd {tmp_path}"
+    )
+
+
+def test_the_file_of_a_package(write: Write) -> None:
+    """A package's own file finds its parts, afresh each time; one that reaches above it is to be named."""
+    write("own_pkg/__init__.py", "from .part import Net")
+    for width in (2, 3, 4):
+        write("own_pkg/part.py", f"class Net(nn.Linear):\n  def __init__(self): super().__init__({width}, 1)")
+        assert load_definition("own_pkg/__init__.py:Net").table["weight"].shape == (1, width)
+    write("own_pkg/inner/__init__.py", "from ..part import Net")
+    with pytest.raises(DefinitionError) as caught:
+        load_definition("own_pkg/inner/__init__.py:Net")
+    assert caught.value.hint == "it is part of a package: name it own_pkg.inner:NAME"
+
+
+def test_a_library_named_as_a_module(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheme's library that isn't there is to be installed, not to be meant."""
+    monkeypatch.chdir(os.path.dirname(write("empty/net.py", "")))
+    monkeypatch.setattr(locate, "scheme_names", lambda: ("timm", "no_such_library"))
+    with pytest.raises(DefinitionError) as caught:
+        load_definition("py:no_such_library:Net")
+    assert caught.value.message == "py:no_such_library:Net: there is no module 'no_such_library'"
+    assert (
+        caught.value.hint == "is it installed in this environment? for example: pip install no_such_library"
     )
 
 

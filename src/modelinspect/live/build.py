@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelinspect.errors import DefinitionError, visible
 from modelinspect.live.locate import Found
-from modelinspect.live.user_errors import raised, where_raised
+from modelinspect.live.user_errors import raised, said, where_raised
 from modelinspect.targets import Target, did_you_mean
 
 __all__ = ["Built", "build"]
@@ -78,13 +78,16 @@ def _refuse(thing: Any, text: str) -> NoReturn:
             f"{text} is {kind}, not an nn.Module",
             hint="torch.save it and name the file; in Python, modelinspect.count() takes a dict of tensors",
         )
-    article = "an" if what[0] in "aeiou" else "a"
-    kind = f"the Python module {thing.__name__}" if inspect.ismodule(thing) else f"{article} {what}"
+    kind = f"the Python module {thing.__name__}" if inspect.ismodule(thing) else _with_article(what)
     raise DefinitionError(
         f"{text} is {visible(kind)}, not an nn.Module",
         details=("expected a subclass of nn.Module, an instance, or a function that returns one",),
         hint=f"name what is in it: {visible(thing.__name__)}:NAME" if inspect.ismodule(thing) else None,
     )
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
 def _check_arguments(thing: Callable[..., Any], found: Found, target: Target) -> None:
@@ -116,7 +119,7 @@ def _required(signature: inspect.Signature, target: Target) -> list[inspect.Para
 
 
 class _Bare(str):
-    """An annotation under ``from __future__ import annotations``, shown without quotes."""
+    """A text that stands in a signature as it is, without quotes."""
 
     __slots__ = ()
 
@@ -126,12 +129,21 @@ class _Bare(str):
 
 def _shown_signature(found: Found, signature: inspect.Signature) -> str:
     parameters = [
-        p.replace(annotation=_Bare(p.annotation)) if isinstance(p.annotation, str) else p
+        p.replace(
+            annotation=p.empty if p.annotation is p.empty else _Bare(_shown_annotation(p.annotation)),
+            default=p.empty if p.default is p.empty else _Bare(said(p.default, repr) or "…"),
+        )
         for p in signature.parameters.values()
     ]
     bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
     text = f"{_name(found)}{bare}"
     return text if len(text) <= _LONGEST_SIGNATURE else text[:_LONGEST_SIGNATURE] + " …"
+
+
+def _shown_annotation(annotation: Any) -> str:
+    if isinstance(annotation, str):  # under from __future__ import annotations
+        return annotation
+    return said(annotation, inspect.formatannotation) or "…"
 
 
 def _name(found: Found) -> str:
@@ -157,8 +169,7 @@ def _example(found: Found, target: Target, missing: list[inspect.Parameter]) -> 
 
 def _type_name(annotation: Any) -> str:
     """``int`` for ``int``, ``"int"`` and ``int | None``; ``list`` for ``Sequence[int]``."""
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    first = text.split("[")[0].split("|")[0].strip().rpartition(".")[2]
+    first = _shown_annotation(annotation).split("[")[0].split("|")[0].strip().rpartition(".")[2]
     return {"Sequence": "list", "Iterable": "list", "Mapping": "dict"}.get(first, first)
 
 
@@ -207,17 +218,17 @@ def _call(thing: Callable[..., Any], found: Found, target: Target, meta: bool) -
         try:
             with torch.device("meta"), _NothingToFill():
                 return Built(_checked(thing(*target.args, **target.kwargs), text), ())
-        except DefinitionError:
+        except (DefinitionError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001  built for real, a bug shows itself again
+        except BaseException as error:  # noqa: BLE001  built for real, a bug shows itself again
             notes = (_why_real(text, error, found.home),)
     try:
         return Built(_checked(thing(*target.args, **target.kwargs), text), notes)
-    except DefinitionError:
+    except (DefinitionError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         failure = raised(f"{text} cannot be built", error, found.home)
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if isinstance(error, MemoryError) or "allocate memory" in said(error):
             failure.details += notes
         raise failure from error
 
@@ -225,8 +236,8 @@ def _call(thing: Callable[..., Any], found: Found, target: Target, meta: bool) -
 def _why_real(text: str, error: BaseException, home: str | None) -> str:
     place = where_raised(error, home)
     at = "" if place is None else f" at {place}"
-    said = str(error).strip().splitlines()[:1]
-    reason = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    first = said(error).strip().splitlines()[:1]
+    reason = ": ".join([type(error).__name__, *first])
     return f"{text} was built for real, with memory for its values: on the meta device it raised {reason}{at}"
 
 
@@ -237,8 +248,11 @@ def _checked(module: Any, text: str) -> nn.Module:
                 f"{text} is not initialised", hint="its __init__ must call super().__init__()"
             )
         return module
-    what = "nothing" if module is None else f"a {type(module).__name__}"
+    what = "nothing" if module is None else _with_article(type(module).__name__)
     hint = None
+    if inspect.iscoroutine(module):
+        module.close()  # else Python warns that it was never awaited
+        hint = "name a function that is no async def"
     if isinstance(module, (tuple, list)) and any(isinstance(part, nn.Module) for part in module):
         hint = "add a function to the file that returns the module alone, and name that"
     elif isinstance(module, type) and issubclass(module, nn.Module):

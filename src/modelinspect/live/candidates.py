@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import inspect
 import typing
+from contextlib import suppress
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -56,14 +58,25 @@ def returns_module(function: Any) -> bool:
 
 
 def _outline(module: ModuleType) -> dict[str, Binding]:
-    get_source = getattr(getattr(module, "__loader__", None), "get_source", None)
-    try:
-        source = None if get_source is None else get_source(module.__name__)
-    except ImportError:
-        source = None
+    source = _source(module)
     if source is None:  # compiled, or made on the fly
         return {name: Binding(name, "instance", frozenset()) for name in vars(module)}
     return outline_of(source)
+
+
+def _source(module: ModuleType) -> str | bytes | None:
+    loader: Any = getattr(module, "__loader__", None)
+    try:
+        if hasattr(loader, "get_source"):
+            source: str | None = loader.get_source(module.__name__)
+            return source
+    except ImportError:
+        pass
+    except (SyntaxError, UnicodeDecodeError):
+        # A comment may hold bytes that don't decode: Python's parser minds them only elsewhere.
+        with suppress(OSError, AttributeError):
+            return Path(str(module.__file__)).read_bytes()
+    return None
 
 
 def _is_definition(module: ModuleType, name: str) -> bool:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from modelinspect.display import Displayed
-from modelinspect.errors import DefinitionError, visible
-from modelinspect.live.build import build
+from modelinspect.errors import DefinitionError, ModelInspectError, visible
+from modelinspect.live.build import Built, build
 from modelinspect.live.locate import locate, visiting
 from modelinspect.live.module_table import module_table
 from modelinspect.live.schemes import from_library
 from modelinspect.live.surroundings import undisturbed
+from modelinspect.live.user_errors import raised, where_raised
 from modelinspect.targets import Target, parse_target
 from modelinspect.tensors import ParameterTable
 
@@ -64,19 +65,33 @@ def load_definition(target: Target | str, *, meta: bool = True, seed: int | None
             hint="a definition is spelt net.py:Net, package.module:factory or timm:resnet50",
         )
     with undisturbed(seed, program=parsed.path or parsed.text), visiting(_folder(parsed)):
-        notes: tuple[str, ...] = ()
-        if parsed.scheme in ("file", "module"):
-            found = locate(parsed)
-        else:
-            found, notes = from_library(parsed)
-        built = build(found, parsed, meta=meta)
-        table = module_table(built.module, parsed.text)
-    notes = (*notes, *built.notes, *table.notes)
+        try:
+            built, table = _build(parsed, meta)
+        except (ModelInspectError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # Looking at a user's objects runs their code in places that nobody expects.
+            if where_raised(error) is None:
+                raise
+            raise raised(f"{visible(parsed.text)} cannot be used", error) from error
+    notes = (*built.notes, *table.notes)
     return Definition(parsed.text, built.module, replace(table, notes=notes), notes)
 
 
+def _build(target: Target, meta: bool) -> tuple[Built, ParameterTable]:
+    notes: tuple[str, ...] = ()
+    if target.scheme in ("file", "module"):
+        found = locate(target)
+    else:
+        found, notes = from_library(target)
+    built = build(found, target, meta=meta)
+    table = module_table(built.module, target.text)
+    return built._replace(notes=(*notes, *built.notes)), table
+
+
 def _folder(target: Target) -> str | None:
-    """What is appended to ``sys.path``: the file's folder, or the current one for a module."""
+    """What is appended to ``sys.path``: the file's or package's folder, the current one for a module."""
     if target.scheme == "file":
-        return os.path.dirname(os.path.abspath(target.path))
+        folder, file = os.path.split(os.path.abspath(target.path))
+        return os.path.dirname(folder) if file == "__init__.py" else folder
     return os.getcwd() if target.scheme == "module" else None

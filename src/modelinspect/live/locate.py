@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from modelinspect.errors import DefinitionError, TargetError, visible
 from modelinspect.live.candidates import one_definition, public_definitions
-from modelinspect.live.user_errors import raised
+from modelinspect.live.user_errors import raised, said
 from modelinspect.targets import Target, did_you_mean, no_such_file, scheme_names
 
 __all__ = ["Found", "locate", "visiting"]
@@ -134,8 +134,10 @@ def _import_file(target: Target) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         sys.modules.pop(name, None)
+        if isinstance(error, KeyboardInterrupt):
+            raise
         if isinstance(error, PermissionError) and error.filename == path:
             raise TargetError(f"{shown} cannot be opened: {error.strerror}") from error
         raise _import_failure(f"{shown} cannot be imported", error, path) from error
@@ -143,8 +145,13 @@ def _import_file(target: Target) -> ModuleType:
 
 
 def _module_name(path: str) -> str:
-    """The file's stem, unless another module has that name: a ``json.py`` is not ``json``."""
-    stem = os.path.basename(path)[: -len(".py")].replace(".", "_")
+    """
+    The file's stem, unless another module has that name: a ``json.py`` is not ``json``.
+
+    The file of a package, ``__init__.py``, has the name of its folder.
+    """
+    folder, file = os.path.split(path)
+    stem = (os.path.basename(folder) if file == "__init__.py" else file[: -len(".py")]).replace(".", "_")
     if stem in sys.modules:
         return f"_definition_{stem}"
     try:
@@ -164,7 +171,9 @@ def _import_module(target: Target) -> ModuleType:
         if error.name is not None and f"{target.module}.".startswith(f"{error.name}."):
             raise _no_such_module(target, error.name) from error
         raise raised(f"{shown} cannot be imported", error) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise raised(f"{shown} cannot be imported", error) from error
 
 
@@ -174,7 +183,10 @@ def _no_such_module(target: Target, missing: str) -> DefinitionError:
     known = [found.name for found in pkgutil.iter_modules(places)]
     schemes: tuple[str, ...] = () if parent else scheme_names()
     file = target.module.replace(".", "/") + ".py"
-    hint = did_you_mean(leaf, [*known, *schemes], prefix=f"{parent}." if parent else "")
+    others = [name for name in (*known, *schemes) if name != leaf]
+    hint = did_you_mean(leaf, others, prefix=f"{parent}." if parent else "")
+    if missing in schemes:  # py:timm:resnet50
+        hint = f"is it installed in this environment? for example: pip install {visible(missing)}"
     if os.path.isfile(file):
         hint = f"did you mean {visible(file)}:{target.attribute}?"
     where = f"in the package {visible(parent)}" if parent else "in this environment or the current folder"
@@ -187,7 +199,7 @@ def _no_such_module(target: Target, missing: str) -> DefinitionError:
 
 def _import_failure(message: str, error: BaseException, path: str) -> DefinitionError:
     failure = raised(message, error, path)
-    if isinstance(error, ImportError) and "relative import" in str(error):
+    if isinstance(error, ImportError) and "relative import" in said(error):
         return DefinitionError(message, details=failure.details, hint=_package_hint(path))
     return failure
 
@@ -195,12 +207,20 @@ def _import_failure(message: str, error: BaseException, path: str) -> Definition
 def _package_hint(path: str) -> str:
     """How to name a file that is part of a package."""
     folder, dotted = os.path.dirname(path), os.path.basename(path)[: -len(".py")]
+    if dotted == "__init__":  # the file of the package itself
+        folder, dotted = os.path.split(folder)
+        if not os.path.isfile(os.path.join(folder, "__init__.py")):
+            return _named_from(folder, dotted)
     while os.path.isfile(os.path.join(folder, "__init__.py")):
         folder, package = os.path.split(folder)
         dotted = f"{package}.{dotted}"
     if "." not in dotted:
         folder, package = os.path.split(folder)
         dotted = f"{package}.{dotted}"
+    return _named_from(folder, dotted)
+
+
+def _named_from(folder: str, dotted: str) -> str:
     step = "" if folder == os.getcwd() else f" after cd {shlex.quote(visible(folder))}"
     return f"it is part of a package: name it {visible(dotted)}:NAME{step}"
 
@@ -247,7 +267,9 @@ def _resolve(module: ModuleType, dotted: str, spelt: str, home: str | None) -> A
                 f"{visible(spelt)}:{path} has no attribute {part!r}",
                 hint=did_you_mean(part, known, prefix=f"{spelt}:{path}."),
             ) from error
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise raised(f"{visible(spelt)}:{visible(dotted)} cannot be looked up", error, home) from error
         path = f"{path}.{part}" if path else part
     return found

@@ -7,7 +7,7 @@ Only names, shapes, data types and storages are taken down; no value is looked a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from modelinspect.dtypes import BY_NAME, DType
-from modelinspect.errors import visible
+from modelinspect.errors import DefinitionError, visible
 from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.tensors import Kind, ParameterTable, Storage, TensorInfo, contiguous_stride, unique_names
 
@@ -52,8 +52,11 @@ def module_table(
         Every name of every tensor, so tied ones and shared modules more than once,
         in the order of ``state_dict()``; non-persistent buffers with the others.
         Tensors and modules that hang on it without being registered are pointed out.
+
+    Raises:
+        DefinitionError: Somebody put into its registries what torch would refuse.
     """
-    tree, notes = _walk(module)
+    tree, notes = _walk(module, source)
     rows = _Rows()
     tensors: list[TensorInfo] = []
     for path, part in tree:
@@ -290,7 +293,7 @@ def _class_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _walk(root: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[str]]:
+def _walk(root: nn.Module, source: str) -> tuple[list[tuple[str, nn.Module]], list[str]]:
     """
     Every path of every module, parents first; a shared module under each of its paths.
     """
@@ -302,11 +305,47 @@ def _walk(root: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[str]]:
         if id(module) in above:
             notes.append(f"{visible(path)} is a module that holds itself; it is listed once")
             continue
+        _check_registries(module, path, source)
         found.append((path, module))
         inside = (*above, id(module))
         children = [(f"{path}.{name}" if path else name, child, inside) for name, child in _children(module)]
         pending.extend(reversed(children))
     return found, notes
+
+
+_REGISTRIES: tuple[tuple[str, type, str], ...] = (
+    ("_parameters", Tensor, "a tensor"), ("_buffers", Tensor, "a tensor"), ("_modules", nn.Module, "a module")
+)  # fmt: skip
+
+
+def _check_registries(module: nn.Module, path: str, source: str) -> None:
+    """Code that writes to ``_parameters`` and the like itself gets round what torch checks."""
+    wrong, hint = "", None
+    for registry, kind, what in _REGISTRIES:
+        held: Any = getattr(module, registry, None)
+        # A scripted module's registries are no mappings, but have items.
+        if not hasattr(held, "items"):
+            wrong = f"{registry} is {_a_type(held)}, not a dict"
+            if registry not in vars(module):
+                wrong, hint = f"has no {registry}", "its __init__ must call super().__init__()"
+            break
+        for name, value in held.items():
+            if not isinstance(name, str):
+                wrong = f"{registry} has the key {name!r}, which is not a string"
+            elif value is not None and not isinstance(value, kind):
+                wrong = f"{registry}[{name!r}] is {_a_type(value)}, not {what}"
+    transient: Any = getattr(module, "_non_persistent_buffers_set", None)
+    if not wrong and not isinstance(transient, Collection):
+        wrong = f"_non_persistent_buffers_set is {_a_type(transient)}, not a set"
+    if wrong:
+        owner = f"{path}: " if path else ""
+        raise DefinitionError(
+            f"{visible(source)}: its module can't be listed", details=(visible(owner + wrong),), hint=hint
+        )
+
+
+def _a_type(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -391,7 +430,9 @@ def _saved_apart(tree: list[tuple[str, nn.Module]], rows: _Rows) -> Iterator[str
         saved: dict[str, Any] = {}
         try:
             module._save_to_state_dict(saved, "", keep_vars=True)
-        except Exception:  # noqa: BLE001, S112  the user's code, and it may need values
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001, S112  the user's code, and it may need values
             continue
         own = [
             name for name, value in flattened(saved) if isinstance(value, Tensor) and not rows.is_known(value)

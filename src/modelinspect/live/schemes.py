@@ -19,7 +19,7 @@ from typing import Any
 
 from modelinspect.errors import DefinitionError, MissingDependencyError, TargetError, visible
 from modelinspect.live.locate import Found
-from modelinspect.live.user_errors import raised
+from modelinspect.live.user_errors import raised, said
 from modelinspect.targets import ENTRY_POINTS, Target, did_you_mean, no_such_file
 
 __all__ = ["from_library"]
@@ -81,7 +81,7 @@ def _transformers(target: Target) -> tuple[Factory, tuple[str, ...]]:
             path, local_files_only=True, trust_remote_code=False, **target.kwargs
         )
     except Exception as error:
-        if "trust_remote_code" in str(error):
+        if "trust_remote_code" in said(error):
             raise DefinitionError(
                 f"{visible(target.text)} needs code of its own (auto_map), which is never run",
                 hint="if you trust it, build the model in a function of a file of yours, and name that",
@@ -157,10 +157,10 @@ def _library(name: str, target: Target) -> ModuleType:
 
 
 def _broken(name: str, target: Target, error: Exception) -> MissingDependencyError:
-    said = str(error).strip().splitlines()[:1]
+    first = said(error).strip().splitlines()[:1]
     return MissingDependencyError(
         f"{visible(target.text)} needs {name}, which is installed and can't be imported",
-        details=(visible(": ".join([type(error).__name__, *said])),),
+        details=(visible(": ".join([type(error).__name__, *first])),),
         hint=f"does it fit the installed torch? python -c 'import {name}'",
     )
 

@@ -21,7 +21,7 @@ def undisturbed(seed: int | None = None, program: str | None = None) -> Iterator
     """
     Restore what a model definition may change: generators, defaults, folder, arguments.
 
-    What it prints meanwhile goes to stderr.
+    What it prints meanwhile goes to stderr. A process that it forks off ends here.
 
     Args:
         seed: Of torch's, Python's and NumPy's generators inside; None leaves them.
@@ -33,6 +33,7 @@ def undisturbed(seed: int | None = None, program: str | None = None) -> Iterator
         stack.enter_context(_generators())
         stack.enter_context(_torch_defaults())
         stack.enter_context(_process(program))
+        stack.enter_context(_one_process())
         if seed is not None:
             _seed(seed)
         yield
@@ -133,6 +134,17 @@ def _process(program: str | None) -> Iterator[None]:
         sys.dont_write_bytecode = writes_bytecode
         if folder is not None and _current_folder() != folder:
             os.chdir(folder)
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """A child that was forked inside ends in silence: the result is its parent's to give."""
+    parent = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
 
 
 def _current_folder() -> str | None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from modelinspect.errors import DefinitionError, visible
 
-__all__ = ["raised", "shown_path", "where_raised"]
+__all__ = ["raised", "said", "shown_path", "where_raised"]
 
 _MOST_LINES = 8
+_LONGEST_TEXT = 2_000
 _LIBRARIES = tuple(
     os.path.join(folder, "")
     for folder in {
@@ -35,7 +38,7 @@ def raised(message: str, error: BaseException, home: str | None = None) -> Defin
         home: The file of the definition, to look for the place in.
     """
     if isinstance(error, SystemExit):
-        code = "" if error.code is None else visible(repr(error.code))
+        code = "" if error.code is None else visible(said(error.code, repr))
         return DefinitionError(
             message,
             details=(*_at(error, home), f"it called sys.exit({code})"),
@@ -44,10 +47,27 @@ def raised(message: str, error: BaseException, home: str | None = None) -> Defin
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return DefinitionError(message, details=_syntax(error, error.filename))
     hint = None
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+    if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str):
         package = error.name.partition(".")[0]
         hint = f"is it installed in this environment? for example: pip install {visible(package)}"
     return DefinitionError(message, details=(*_at(error, home), *_said(error)), hint=hint)
+
+
+def said(thing: object, how: Callable[[Any], str] = str) -> str:
+    """
+    The text of a user's object, cut where it is very long; empty if it can't be had.
+
+    Args:
+        thing: An exception, a default value, an annotation.
+        how: Makes the text of it by running the user's ``__str__`` or ``__repr__``.
+    """
+    try:
+        text = "".join([how(thing)])
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  the user's method may raise anything, or return no text
+        return ""
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
 
 
 def where_raised(error: BaseException, home: str | None = None) -> str | None:
@@ -84,17 +104,17 @@ def _at(error: BaseException, home: str | None) -> tuple[str, ...]:
 
 def _said(error: BaseException) -> tuple[str, ...]:
     """The type of the exception and what it says, some lines at most."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001  a user's __str__ may raise anything
-        text = ""
-    first, *rest = [visible(line) for line in text.strip().splitlines()] or [""]
+    kind = visible(type(error).__name__)
+    first, *rest = [visible(line) for line in said(error).strip().splitlines()] or [""]
     if len(rest) >= _MOST_LINES:
         rest = [*rest[: _MOST_LINES - 1], "…"]
-    return (f"{type(error).__name__}: {first}" if first else type(error).__name__, *rest)
+    return (f"{kind}: {first}" if first else kind, *rest)
 
 
 def _syntax(error: SyntaxError, file: str) -> tuple[str, ...]:
     place = f"at {visible(shown_path(file))}:{error.lineno}"
-    line = (error.text or "").strip()
-    return (f"{place}: {visible(line)}" if line else place, f"{type(error).__name__}: {visible(error.msg)}")
+    line = visible(said(error.text or "").strip())
+    return (
+        f"{place}: {line}" if line else place,
+        f"{visible(type(error).__name__)}: {visible(said(error.msg))}",
+    )
