@@ -75,7 +75,7 @@ def _paths(incomplete: str) -> Offer:
 def _definitions(path: str) -> list[tuple[str, str]]:
     from modelinspect.outline import definitions_in
 
-    with open(os.path.expanduser(path), encoding="utf-8") as file:
+    with open(os.path.expanduser(path), "rb") as file:
         return definitions_in(file.read())
 
 
