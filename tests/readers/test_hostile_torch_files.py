@@ -190,6 +190,65 @@ def tuple_keys() -> bytes:
     return out[:2] + b"}(" + out[2:] + b"K\1" + text("w") + TENSOR + b"u."
 
 
+def call(name: str, *args: bytes) -> bytes:
+    """What ``name(*args)`` is pickled as."""
+    module, _, last = name.rpartition(".")
+    return f"c{module}\n{last}\n(".encode() + b"".join(args) + b"tR"
+
+
+def dictionary(*flat: bytes) -> bytes:
+    """What a dictionary of these keys and values is pickled as."""
+    return b"}(" + b"".join(flat) + b"u"
+
+
+def named(part: bytes) -> bytes:
+    """Keep it in the memo as number 0, and drop it from the stack."""
+    return part + b"q\x000"
+
+
+def at_least_once(first: bytes, *rest: bytes) -> bytes:
+    """A pickle of a list of the last parts; the first is written before them."""
+    return b"\x80\x02" + first + b"](" + b"".join(rest) + TENSOR + b"e."
+
+
+def laughing_parts(make: Callable[[bytes], bytes]) -> bytes:
+    """Tensors made of the tensor before them several times."""
+    out = b"\x80\x02" + TENSOR + b"q\x01"
+    for _ in range(40):
+        out += b"0" + make(b"h\x01") + b"q\x01"
+    return out + b"."
+
+
+def nested_tensor(part: bytes) -> bytes:
+    """A nested tensor, all of whose parts are that one."""
+    return call("torch._utils._rebuild_nested_tensor", part * 4)
+
+
+def wrapper(part: bytes, offset: bytes = b"K\0") -> bytes:
+    """A tensor subclass that holds one tensor under 30 names."""
+    args = b"cx\nY\nctorch\nfloat32\nK\1\x85K\1\x85" + offset + b"ctorch\nstrided\n" + text("cpu") + b"\x89"
+    state = dictionary(*(text(f"part{number}") + part for number in range(30)))
+    return call("torch._utils._rebuild_wrapper_subclass", args) + state + b"b"
+
+
+def module(*entries: bytes) -> bytes:
+    """An object of a class of nobody's with the attributes of a module."""
+    state = dictionary(text("_modules"), b"}", text("_parameters"), b"}", text("_buffers"), b"}", *entries)
+    return b"cx\nY\n)\x81" + state + b"b"
+
+
+def dictionary_of_dictionaries(count: int) -> bytes:
+    """Many of them in one, none with a tensor."""
+    return b"\x80\x02" + dictionary(*(text(f"k{number}") + b"}" for number in range(count))) + b"."
+
+
+SPARSE = "torch._utils._rebuild_sparse_tensor"
+LAYOUT = "torch.serialization._get_layout"
+MANY_KEYS = dictionary(*(text(f"k{number}") + b"N" for number in range(50_000)))
+ONE_KEY_OFTEN = dictionary(text("k") + b"q\1N", b"h\1N" * 50_000)
+NAMES = b"".join(text(f"name {number}") for number in range(20_000))
+
+
 BOMBS: dict[str, tuple[Callable[[], bytes], type[ModelInspectError] | None]] = {
     "laughing lists": (lambda: laughs(as_list, 60, b"N"), None),
     "laughing lists of a tensor": (lambda: laughs(as_list, 60, TENSOR), LimitError),
@@ -216,7 +275,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], type[ModelInspectError] | None]] = {
         lambda: (
             b"\x80\x02" + b"ctorch._utils\n_rebuild_parameter\n" * 50 + TENSOR + b"\x88N\x87R" * 50 + b"."
         ),
-        DamagedFileError,
+        LimitError,
     ),
     "many marks": (lambda: b"\x80\x02" + b"(" * 5_000_000 + b".", LimitError),
     "many lists": (lambda: b"\x80\x02]" + b"]a" * 3_000_000 + b".", LimitError),
@@ -299,6 +358,75 @@ BOMBS: dict[str, tuple[Callable[[], bytes], type[ModelInspectError] | None]] = {
     ),
     "an object in itself": (lambda: b"\x80\x02cx\ny\n)Rq\0}" + text("a") + b"h\0sb.", None),
     "a call of itself": (lambda: b"\x80\x02]q\0(h\0tq\1cx\ny\nh\1Rah\0.", None),
+    "a layout of laughing tuples": (
+        lambda: at_least_once(
+            b"N" + b"q\x000h\0h\0\x86" * 60 + b"q\x000",
+            call(SPARSE, call(LAYOUT, b"h\0"), b"(" + TENSOR * 2 + b"K\1\x85t"),
+        ),
+        DamagedFileError,
+    ),
+    "a layout of deep tuples": (
+        lambda: at_least_once(
+            b"", call(SPARSE, call(LAYOUT, b"N" + b"\x85" * 100_000), b"(" + TENSOR * 2 + b"K\1\x85t")
+        ),
+        DamagedFileError,
+    ),
+    "laughing nested tensors": (lambda: laughing_parts(nested_tensor), LimitError),
+    "laughing wrappers": (lambda: laughing_parts(wrapper), LimitError),
+    "attributes that tensors share": (
+        lambda: at_least_once(
+            named(MANY_KEYS),
+            b"ctorch._tensor\n_rebuild_from_type_v2\nq\1(ctorch._utils\n_rebuild_tensor_v2\nq\2ctorch\nTensor\nq\3("
+            + STORAGE
+            + b"K\0K\3\x85K\1\x85\x89Ntq\4h\0tR"
+            + b"h\1(h\2h\3h\4h\0tR" * 20_000,
+        ),
+        LimitError,
+    ),
+    "dictionaries made of one dictionary": (
+        lambda: at_least_once(named(MANY_KEYS), call("collections.OrderedDict", b"h\0" * 30_000)),
+        None,
+    ),
+    "one key written often in what many share": (
+        lambda: at_least_once(named(ONE_KEY_OFTEN), *([b"cx\nY\n)R", b"h\0b", TENSOR] * 3_000)),
+        LimitError,
+    ),
+    "a tuple of many names as a key": (
+        lambda: at_least_once(named(b"(" + NAMES + b"t"), b"}h\0" + TENSOR + b"s" + b"}h\0Ns" * 20_000),
+        None,
+    ),
+    "a long key at every level": (
+        lambda: b"\x80\x02" + text("k" * 900_000) + b"q\x000" + b"}h\0" * 900 + TENSOR + b"s" * 900 + b".",
+        LimitError,
+    ),
+    "names that modules share": (
+        lambda: at_least_once(
+            named(b"](" + NAMES + b"e"),
+            module(text("_non_persistent_buffers_set"), b"c__builtin__\nset\nh\0\x85Rq\5"),
+            *[module(text("_non_persistent_buffers_set"), b"h\5")] * 3_000,
+        ),
+        None,
+    ),
+    "many dictionaries of scalars": (
+        lambda: dictionary_of_dictionaries(100_000),
+        None,
+    ),
+    "keyword arguments of keyword arguments": (
+        lambda: b"\x80\x04" + (b"ccollections\nOrderedDict\n)" * 20_000) + b"}" + b"\x92" * 20_000 + b".",
+        None,
+    ),
+    "a wrapper from an infinite element on": (
+        lambda: at_least_once(b"", wrapper(TENSOR, b"F1e999\n")),
+        DamagedFileError,
+    ),
+    "a device of 60 kB": (
+        lambda: at_least_once(b"", TENSOR.replace(text("cpu"), text("c" * 60_000))),
+        DamagedFileError,
+    ),
+    "names of 60 kB": (
+        lambda: b"\x80\x02" + b"".join(b"c%x\n" % n + b"x" * 60_000 + b"\n" for n in range(30)) + b".",
+        LimitError,
+    ),
 }
 
 

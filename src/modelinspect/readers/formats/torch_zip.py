@@ -30,6 +30,8 @@ ByteOrder = Literal["little", "big"]
 Place = Callable[[str, int, str], "tuple[Storage, str | None]"]
 """Given key, bytes and device of a storage: where it is, and why it can't be used."""
 
+_SHORT = 64
+"""Characters of key and device that need no closer look."""
 _OTHER_RECORDS = 64
 """More than torch puts beside the storages."""
 _new_storage = tuple.__new__  # half the time of calling the named tuple
@@ -141,6 +143,7 @@ def _bind(pids: Iterable[PersistentId], place: Place) -> tuple[dict[str, HeldSto
                 and kind in types
                 and type(key) is type(device) is str
                 and type(numel) is int
+                and len(key) + len(device) < _SHORT
             ):
                 dtype, itemsize = types[kind]
                 nbytes = numel * itemsize

@@ -4,16 +4,23 @@ What a container in a pickle holds: labels and values, whatever the container is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 from modelinspect.readers.parts.pickle_symbols import Call, Global, PickledDict, PickledSet
 
 __all__ = [
-    "CONTAINERS", "call_entries", "columns", "is_collection", "is_mapping", "mapping", "members",
+    "CONTAINERS", "Spend", "call_entries", "columns", "is_collection", "is_mapping", "mapping", "members",
     "plain_columns",
 ]  # fmt: skip
+
+Spend = Callable[[int], None]
+"""Told the entries that are about to be looked at; raises where they are too many."""
+
+MAX_LABEL = 200
+"""Characters of a label made from a key that is no text, e.g. a tuple."""
+_KEY_PARTS = 8
 
 CONTAINERS = (PickledDict, list, tuple, PickledSet, Call)
 _SEQUENCES = frozenset({"list", "tuple", "set", "frozenset", "deque"})
@@ -39,7 +46,9 @@ def columns(flat: list[Any]) -> tuple[list[str], list[Any]]:
     return list(labels), list(labels.values())
 
 
-def _pairs(flat: list[Any]) -> Iterator[tuple[str, Any]]:
+def _pairs(flat: list[Any], spend: Spend) -> Iterator[tuple[str, Any]]:
+    # Of keys that repeat only the last is given, so what is given says nothing of the work.
+    spend(len(flat) // 2)
     return zip(*columns(flat))
 
 
@@ -50,43 +59,55 @@ def _label(key: Any, number: int) -> str:
     if key is None or type(key) in (int, bool, float):
         return str(key)
     if type(key) is Global:
-        return key.dotted
-    if type(key) is tuple and key and all(type(part) in (str, int) for part in key):
-        return "(" + ", ".join(map(str, key)) + ")"
+        return _cut(key.dotted, number)
+    if type(key) is tuple and key and all(type(part) in (str, int) for part in key[:_KEY_PARTS]):
+        shown = [str(part)[: MAX_LABEL + 1] for part in key[:_KEY_PARTS]]
+        if len(key) > _KEY_PARTS:
+            return f"{_cut('(' + ', '.join(shown), 0)}, ... <key {number}>"
+        return _cut(f"({', '.join(shown)})", number)
     return f"<key {number}>"
 
 
-def call_entries(call: Call) -> Iterator[tuple[str, Any]]:
+def _cut(text: str, number: int) -> str:
+    """The text, of bounded length; what is cut keeps the key's number, which is its own."""
+    return text if len(text) <= MAX_LABEL else f"{text[:MAX_LABEL]}... <key {number}>"
+
+
+def call_entries(call: Call, spend: Spend) -> Iterator[tuple[str, Any]]:
     """Whatever an object was given: entries, items, arguments, attributes."""
     func, args = call.func, call.args
     name = func.name if type(func) is Global else ""
     first = args[0] if type(args) is tuple and args else None
-    sources: list[Iterator[tuple[str, Any]]] = []
     if name in _MAPPINGS and is_collection(call):
-        sources.append(_pairs(_given(args) + call.flat))
+        yield from _pairs(_given(args, spend) + call.flat, spend)
     elif name in _SEQUENCES and isinstance(first, (list, tuple)):
-        sources.append(zip(map(str, range(len(first))), first))
+        yield from zip(map(str, range(len(first))), first)
     else:
         if type(args) is tuple:
-            sources.append(zip(map(str, range(len(args))), args))
+            yield from zip(map(str, range(len(args))), args)
         if type(func) is Call:
-            sources.append(iter([("func", func)]))
-        sources.append(_pairs(call.flat))
+            yield "func", func
+        yield from _pairs(call.flat, spend)
     if call.more is not None:
-        sources.append(zip(map(str, range(len(call.items))), call.items))
-        sources.extend(_state_entries(state) for state in call.states)
-        if call.kwargs is not None:
-            sources.append(mapping(call.kwargs))
-    return chain.from_iterable(sources)
+        yield from zip(map(str, range(len(call.items))), call.items)
+        for state in call.states:
+            yield from _state_entries(state, spend)
+        if type(call.kwargs) is PickledDict:
+            yield from _pairs(call.kwargs.flat, spend)
+        elif call.kwargs is not None:
+            yield "kwargs", call.kwargs
 
 
-def _given(args: Any) -> list[Any]:
+def _given(args: Any, spend: Spend) -> list[Any]:
     """Keys and values in turn that a dictionary's class is called with."""
     flat: list[Any] = []
-    for argument in args if type(args) is tuple else ():
+    # defaultdict takes two arguments, the others one.
+    for argument in args[:2] if type(args) is tuple else ():
         if type(argument) is PickledDict:
+            spend(len(argument.flat) // 2)
             flat += argument.flat
         elif isinstance(argument, (list, tuple)):
+            spend(len(argument))
             # Python 2 wrote OrderedDict([[key, value], ...]).
             flat += chain.from_iterable(pair for pair in argument if _is_pair(pair))
         elif type(argument) is Call:
@@ -108,32 +129,36 @@ def is_collection(call: Call) -> bool:
     )
 
 
-def _state_entries(state: Any) -> Iterator[tuple[str, Any]]:
-    if type(state) is tuple and len(state) == 2 and any(type(part) is PickledDict for part in state):
-        return chain(*(_state_entries(part) for part in state if type(part) is PickledDict))
-    if type(state) is PickledDict:
-        return _pairs(state.flat)
-    return iter([("state", state)])
+def _state_entries(state: Any, spend: Spend) -> Iterator[tuple[str, Any]]:
+    parts = state if type(state) is tuple and len(state) == 2 else (state,)
+    dictionaries = [part for part in parts if type(part) is PickledDict]
+    if not dictionaries:
+        yield "state", state
+    for part in dictionaries:
+        yield from _pairs(part.flat, spend)
 
 
-def mapping(symbol: Any) -> Iterator[tuple[str, Any]]:
+def mapping(symbol: Any, spend: Spend) -> Iterator[tuple[str, Any]]:
     """Labels and values of any kind of mapping; nothing for what is none."""
     if type(symbol) is PickledDict:
-        return _pairs(symbol.flat)
+        return _pairs(symbol.flat, spend)
     if is_mapping(symbol):
-        return call_entries(symbol)
+        return call_entries(symbol, spend)
     if type(symbol) is list:
-        return _pairs([part for pair in symbol if _is_pair(pair) for part in pair])
+        spend(len(symbol))
+        return _pairs([part for pair in symbol if _is_pair(pair) for part in pair], spend)
     return iter(())
 
 
-def plain_columns(symbol: Any) -> tuple[list[str], list[Any]]:
+def plain_columns(symbol: Any, spend: Spend) -> tuple[list[str], list[Any]]:
     """Labels and values of a dictionary or list, of which sections may be made; none of an object."""
     if isinstance(symbol, (list, tuple)):
+        spend(len(symbol))
         return list(map(str, range(len(symbol)))), list(symbol)
     if type(symbol) is PickledDict:
+        spend(len(symbol.flat) // 2)
         return columns(symbol.flat)
-    pairs = list(mapping(symbol)) if is_mapping(symbol) else []
+    pairs = list(mapping(symbol, spend)) if is_mapping(symbol) else []
     return [label for label, _ in pairs], [value for _, value in pairs]
 
 

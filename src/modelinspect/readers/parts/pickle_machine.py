@@ -40,6 +40,8 @@ MAX_TEXT_BYTES = 1 << 20
 """Longer texts and byte strings are passed over; their place is kept as a Blob."""
 MAX_LINE_BYTES = 1 << 16
 """Of the opcodes that end with a line feed: names, decimal numbers, quoted texts."""
+MAX_NAME_BYTES = 1 << 12
+"""Of a module and a name in it: both may be kept once and named together many times."""
 MAX_INTEGER_BYTES = 64
 """Longer integers are passed over as a Blob."""
 FREE_OBJECTS = 1_000_000
@@ -684,7 +686,10 @@ class _Machine:
     def _named(self, module: str, name: str) -> Global:
         known = self.globals.get((module, name))
         if known is None:
-            self.room -= 8
+            length = len(module) + len(name)
+            if length > MAX_NAME_BYTES:
+                raise self.limit(f"a name of {length:,} characters (limit: {MAX_NAME_BYTES:,})")
+            self.room -= 8 + length // 16
             known = self.globals[module, name] = Global(module, name, self.at)
         return known
 
@@ -698,13 +703,11 @@ class _Machine:
         name = self.stack.pop()
         module = self.stack.pop()
         if isinstance(module, str) and isinstance(name, str):
-            if len(module) + len(name) > MAX_LINE_BYTES:
-                raise self.limit(f"a name of more than {MAX_LINE_BYTES:,} characters")
             self.stack.append(self._named(module, name))
             return pos + 1
         self.find(self.at, "the name of a global is computed")
         texts = [part if isinstance(part, str) else "<computed>" for part in (module, name)]
-        symbol = Global(texts[0][:MAX_LINE_BYTES], texts[1][:MAX_LINE_BYTES], self.at, computed=True)
+        symbol = Global(texts[0][:MAX_NAME_BYTES], texts[1][:MAX_NAME_BYTES], self.at, computed=True)
         self.globals.setdefault((f"{symbol.module}\n", symbol.name), symbol)
         self.room -= 8
         self.stack.append(symbol)

@@ -10,6 +10,7 @@ times, so that cycles and a million references to the same list end.
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any, NamedTuple
 
 from modelinspect.errors import visible
@@ -25,7 +26,11 @@ MAX_WRAPPERS = 4
 """Levels of dictionaries that are looked through for roles."""
 MAX_OPTIMIZER_KEYS = 20
 """Of an optimizer's state_dict: it has two, subclasses add a few."""
+MAX_SECTION_WORD = 80
+"""Characters of one word of a section's name, and of a word that may tell a role."""
 MAX_METADATA = 100
+MAX_METADATA_PLACES = 10_000
+"""Dictionaries to look for them in."""
 MAX_METADATA_TEXT = 200
 
 _HOW_OF_ROLE = {
@@ -35,6 +40,7 @@ _HOW_OF_ROLE = {
     "gradients": How("other"),
     "other": How("other"),
 }
+_NAMES_SHOWN = 8
 _TELLING = frozenset({"ema", "optimizer", "gradients"})
 """Roles that a dictionary inside a model's does not have by chance."""
 
@@ -104,6 +110,8 @@ _OTHER = re.compile(
 
 def _role_of(label: str) -> Role | None:
     """What a key says about the value; None where it says nothing."""
+    if len(label) > MAX_SECTION_WORD:
+        return None
     word = label.lower()
     if _EMA.search(word):
         return "ema"
@@ -120,7 +128,7 @@ def _split(walk: TensorWalk, symbol: Any, path: tuple[str, ...]) -> list[_Part]:
     """Sections of a mapping or list whose keys carry roles; none where they do not."""
     if len(path) > MAX_WRAPPERS or walk.module_state(symbol) is not None:
         return []
-    labels, values = plain_columns(symbol)
+    labels, values = plain_columns(symbol, walk.spend)
     if len(labels) < MAX_OPTIMIZER_KEYS and {"state", "param_groups"} <= set(labels):
         return [_part(path, "optimizer", symbol)] if walk.holds_tensors(symbol) else []
     found: dict[str, list[_Part]] = {}
@@ -137,7 +145,7 @@ def _split(walk: TensorWalk, symbol: Any, path: tuple[str, ...]) -> list[_Part]:
 
 def _parts_of(walk: TensorWalk, label: str, value: Any, path: tuple[str, ...]) -> list[_Part]:
     """Sections of one entry; none where neither its key nor its value carries a role."""
-    here = (*path, label)
+    here = (*path, _short(label))
     role = _role_of(label)
     inner = _split(walk, value, here)
     if inner and (role in (None, "optimizer") or any(part.role in _TELLING for part in inner)):
@@ -152,7 +160,7 @@ def _arrange(
     unknown = [label for label, parts in found.items() if not parts]
     if unknown:
         for label, parts in found.items():
-            if label in _WEAK_WORDS and len(parts) == 1 and parts[0].path == (*path, label):
+            if label in _WEAK_WORDS and len(parts) == 1 and parts[0].path == (*path, _short(label)):
                 found[label] = []
     parts = [part for several in found.values() for part in several]
     if not parts:
@@ -165,7 +173,7 @@ def _arrange(
         if found.get(label):
             result.extend(found[label])
         elif has_model and label in found:
-            result.append(_Part((*path, label), "other", BARE, value, False))
+            result.append(_Part((*path, _short(label)), "other", BARE, value, False))
         else:
             if not rest:
                 result.append(_Part(path, "other", BARE, rest, False))
@@ -190,12 +198,12 @@ def _whole(walk: TensorWalk, root: Any) -> _Part:
 def _unique_names(parts: list[_Part]) -> dict[str, _Part]:
     """Dotted paths; ``{"a.b": ..., "a": {"b": ...}}`` makes two of one name."""
     names: dict[str, _Part] = {}
+    numbers: dict[str, int] = {}
     for part in parts:
         name = path = ".".join(part.path)
-        number = 1
         while name in names:
-            number += 1
-            name = f"{path} ({number})"
+            numbers[path] = numbers.get(path, 1) + 1
+            name = f"{path} ({numbers[path]})"
         names[name] = part
     return names
 
@@ -220,10 +228,17 @@ def _notes(tables: dict[str, ParameterTable], roles: dict[str, Role], chosen: st
     if not any(len(table) or table.unregistered for table in tables.values()):
         notes.append("it holds no tensor")
     if len(tables) > 1:
-        others = ", ".join(f"{_quoted(name)} ({roles[name]})" for name in tables if name != chosen)
+        names = [f"{_quoted(name)} ({roles[name]})" for name in tables if name != chosen]
+        others = ", ".join(names[:_NAMES_SHOWN])
+        if len(names) > _NAMES_SHOWN:
+            others += f" and {len(names) - _NAMES_SHOWN:,} more"
         taken = f"section {_quoted(chosen)} is" if chosen else "what stands in no section is"
         notes.append(f"{taken} taken for the model; the file also holds {others}")
     return tuple(notes)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= MAX_SECTION_WORD else f"{label[:MAX_SECTION_WORD]}..."
 
 
 def _quoted(name: str) -> str:
@@ -236,10 +251,10 @@ def _quoted(name: str) -> str:
 def _metadata(root: Any) -> dict[str, str]:
     """Short numbers and texts beside the tensors, e.g. ``epoch``, as dotted text pairs."""
     found: dict[str, str] = {}
-    pending: list[tuple[str, Any]] = [("", root)]
+    pending: deque[tuple[str, Any]] = deque([("", root)])
     seen: set[int] = set()
-    while pending:
-        prefix, symbol = pending.pop(0)
+    while pending and len(seen) < MAX_METADATA_PLACES:
+        prefix, symbol = pending.popleft()
         if id(symbol) in seen or not is_mapping(symbol):
             continue
         seen.add(id(symbol))
@@ -253,7 +268,12 @@ def _metadata(root: Any) -> dict[str, str]:
                 found[prefix + key] = text
                 if len(found) == MAX_METADATA:
                     return found
-            elif prefix.count(".") < 2 and is_mapping(value) and _may_hold_scalars(key):
+            elif (
+                prefix.count(".") < 2
+                and len(pending) < MAX_METADATA_PLACES
+                and is_mapping(value)
+                and _may_hold_scalars(key)
+            ):
                 pending.append((f"{prefix}{key}.", value))
     return found
 

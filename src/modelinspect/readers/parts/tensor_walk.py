@@ -25,24 +25,28 @@ from modelinspect.readers.parts.pickle_entries import (
 )
 from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, PickledDict, PickledSet
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader, class_of
-from modelinspect.tensors import ParameterTable, TensorInfo
+from modelinspect.tensors import ParameterTable, TensorInfo, unique_names
 
 __all__ = ["TensorWalk"]
 
 FREE_NAMES = 100_000
 """Names that any checkpoint may have ..."""
-NAMES_PER_CALL = 4
-"""... and more for every object in it: each may be referred to from several places."""
+BYTES_PER_NAME = 8
+"""... and one more for so many bytes of its pickle. A tensor takes 50 or more, a second
+name of it 10."""
 FREE_STEPS = 1_000_000
 """Entries of containers to look at in any checkpoint ..."""
-STEPS_PER_BYTE = 4
+STEPS_PER_BYTE = 2
 """... and more for every byte of its pickle."""
 MAX_DEPTH = 1_000
-MAX_NAME = 65_536
+MAX_NAME = 4_096
 MAX_OTHERS = 1_000
 """Names of entries without tensors to keep."""
-LONG_NAME = 256
+MAX_OTHER_NAME = 256
+LONG_NAME = 128
 """Characters from which on names are counted against the limits."""
+STEPS_OF_AN_ATTRIBUTE = 16
+"""What a module's attribute that is kept for later counts."""
 
 _ATTRIBUTE = How("other")
 _LOOSE = How("other", False, None, None, False)
@@ -82,8 +86,9 @@ class TensorWalk:
         self.reader = reader
         self.target = target
         self.barren: set[int] = set()
+        self.texts_in: dict[int, set[str]] = {}
         self.most_steps = self.steps_left = FREE_STEPS + STEPS_PER_BYTE * pickle.end
-        self.most_names = FREE_NAMES + NAMES_PER_CALL * len(pickle.calls)
+        self.most_names = FREE_NAMES + pickle.end // BYTES_PER_NAME
 
     def is_tensor(self, symbol: Any) -> bool:
         """Is it a tensor itself?"""
@@ -99,11 +104,10 @@ class TensorWalk:
         else:
             return None
         for state in candidates:
-            if (
-                type(state) is PickledDict
-                and "_modules" in (keys := state.flat[::2])
-                and "_parameters" in keys
-            ):
+            if type(state) is not PickledDict:
+                continue
+            self.spend(len(state.flat) // 2)
+            if "_modules" in (keys := state.flat[::2]) and "_parameters" in keys:
                 return {key: value for key, value in state.pairs() if type(key) is str}
         return None
 
@@ -142,24 +146,41 @@ class TensorWalk:
     def entries(self, symbol: Any, how: How) -> Iterator[Entry]:
         """What a container holds that is not a module: labels, values, what is known of them."""
         if type(symbol) is PickledDict:
+            self.spend(len(symbol.flat) // 2)
             return zip(*columns(symbol.flat), repeat(how))
         if type(symbol) is Call:
-            return ((label, value, how) for label, value in call_entries(symbol))
+            return ((label, value, how) for label, value in call_entries(symbol, self.spend))
         items = symbol.items if type(symbol) is PickledSet else symbol
         return zip(map(str, range(len(items))), items, repeat(how))
 
-    def count_name(self, name: str) -> None:
+    def members(self, symbol: Any) -> set[str]:
+        """Texts in a set, which many modules may share."""
+        found = self.texts_in.get(id(symbol))
+        if found is None:
+            found = self.texts_in[id(symbol)] = members(symbol)
+        return found
+
+    def mapping(self, symbol: Any) -> Iterator[tuple[str, Any]]:
+        """Labels and values of any kind of mapping; nothing for what is none."""
+        return mapping(symbol, self.spend)
+
+    def spend(self, steps: int) -> None:
+        """Count entries that are looked at."""
+        self.steps_left -= steps
+        if self.steps_left < 0:
+            raise self.too_many("references to follow", self.most_steps)
+
+    def count_name(self, length: int) -> None:
         """Keep the length of names within bounds."""
-        self.steps_left -= len(name) // 16
-        if len(name) > MAX_NAME:
+        if length > MAX_NAME:
             raise self.too_many("characters in a name", MAX_NAME)
+        self.spend(length // 16)
 
     def check_limits(self, names: int) -> None:
         """Keep the work within bounds; asked at every container, which can hold no more than the pickle."""
         if names > self.most_names:
             raise self.too_many("names of tensors", self.most_names)
-        if self.steps_left < 0:
-            raise self.too_many("references to follow", self.most_steps)
+        self.spend(0)
 
     def too_many(self, what: str, most: int) -> LimitError:
         """The error for a pickle whose objects lead too far."""
@@ -200,13 +221,13 @@ class _SectionWalk:
             self._run()
         return ParameterTable(
             source=self.walk.target,
-            tensors=settled_by_siblings(self.rows),
+            tensors=unique_names(settled_by_siblings(self.rows)),
             origin="file",
             section=section,
             modules=self.modules,
-            unregistered=self.unregistered,
+            unregistered=unique_names(self.unregistered),
             others=() if is_tensor else self._others(symbol),
-            versions=_versions(symbol) if type(symbol) is Call else {},
+            versions=self._versions(symbol) if type(symbol) is Call else {},
         )
 
     def _others(self, symbol: Any) -> tuple[str, ...]:
@@ -214,9 +235,9 @@ class _SectionWalk:
         walk = self.walk
         if walk.module_state(symbol) is not None:
             return ()
-        labels, values = plain_columns(symbol)
+        labels, values = plain_columns(symbol, walk.spend)
         empty = (
-            label
+            label if len(label) <= MAX_OTHER_NAME else f"{label[:MAX_OTHER_NAME]}..."
             for label, value in zip(labels, values)
             # state_dict() hangs its version numbers on the dictionary under this name.
             if label != "_metadata" and not walk.is_tensor(value) and not walk.holds_tensors(value)
@@ -225,7 +246,7 @@ class _SectionWalk:
 
     def _run(self) -> None:
         walk, frames = self.walk, self.frames
-        maker_of, read = walk.reader.maker, walk.reader.read
+        maker_of, read, most_names = walk.reader.maker, walk.reader.read, walk.most_names
         while frames:
             frame = frames[-1]
             rows = self.unregistered if frame.loose else self.rows
@@ -241,8 +262,10 @@ class _SectionWalk:
                 prefix = self._prefix() if frame.prefix is None else frame.prefix
                 name = prefix + label
                 if len(name) > LONG_NAME:
-                    walk.count_name(name)
+                    walk.count_name(len(name))
                 rows.append(read(maker, child, name, how))
+                if len(rows) > most_names:
+                    walk.check_limits(len(rows))
                 if how.declared or frame.loose:
                     self.registered.add(id(child))
                 if maker.has_state and self._enter_attributes(child, label, name, how, frame.loose):
@@ -257,6 +280,10 @@ class _SectionWalk:
         if identity in self.on_path or identity in walk.barren:
             return False
         walk.check_limits(len(self.rows) + len(self.unregistered))
+        if len(self.frames) >= MAX_DEPTH:
+            if walk.holds_tensors(symbol):
+                raise walk.too_many("levels above a tensor", MAX_DEPTH)
+            return False
         state = walk.module_state(symbol)
         # By every path only what a state_dict is made of; other objects refer to each other at will.
         is_object = type(symbol) is Call and state is None and not is_collection(symbol)
@@ -287,8 +314,18 @@ class _SectionWalk:
         """Dotted path of the innermost frame, with a dot at its end."""
         if len(self.frames) > MAX_DEPTH:
             raise self.walk.too_many("levels above a tensor", MAX_DEPTH)
-        labels = [frame.label for frame in self.frames if frame.label is not None]
-        prefix = self.frames[-1].prefix = "".join(f"{label}." for label in labels)
+        known, labels = "", []
+        for frame in reversed(self.frames):
+            if frame.prefix is not None:
+                known = frame.prefix
+                break
+            if frame.label is not None:
+                labels.append(frame.label)
+        length = len(known) + sum(map(len, labels)) + len(labels)
+        # Before they are joined: a text of a megabyte may be the label of every level.
+        if length > LONG_NAME:
+            self.walk.count_name(length)
+        prefix = self.frames[-1].prefix = known + "".join(f"{label}." for label in reversed(labels))
         return prefix
 
     def _module_entries(self, symbol: Any, state: dict[str, Any], how: How, loose: bool) -> Iterator[Entry]:
@@ -298,18 +335,21 @@ class _SectionWalk:
             name = class_of(symbol) if type(symbol) is Call else None
             self.modules[path[:-1]] = _module_class(name, state)
         forced = how.kind is not None and how is not _LOOSE
-        transient = members(state.get("_non_persistent_buffers_set"))
-        for label, value in mapping(state.get("_parameters")):
+        walk = self.walk
+        transient = walk.members(state.get("_non_persistent_buffers_set"))
+        for label, value in walk.mapping(state.get("_parameters")):
             yield label, value, how if forced else _MODULE_PARAMETER
-        for label, value in mapping(state.get("_buffers")):
+        for label, value in walk.mapping(state.get("_buffers")):
             yield label, value, how if forced else _MODULE_BUFFERS[label not in transient]
-        for label, value in mapping(state.get("_modules")):
+        for label, value in walk.mapping(state.get("_modules")):
             yield label, value, how
         for label, value in state.items():
             if label not in _MODULE_FIELDS and isinstance(value, CONTAINERS):
                 if loose:
                     yield label, value, how
                 else:
+                    walk.count_name(len(path) + len(label))
+                    walk.spend(STEPS_OF_AN_ATTRIBUTE)
                     self.loose.append((path + label, value))
 
     def _enter_attributes(self, symbol: Call, label: str, name: str, how: How, loose: bool) -> bool:
@@ -328,18 +368,18 @@ class _SectionWalk:
         self._push(chain.from_iterable(inside), label, id(state), False)
         return True
 
-
-def _versions(state_dict: Call) -> dict[str, int]:
-    """Layout versions of modules: an attribute that ``state_dict()`` hangs on its dictionary."""
-    found: dict[str, int] = {}
-    for state in state_dict.states:
-        for name, metadata in mapping(state):
-            entries = mapping(metadata) if name == "_metadata" else ()
-            for path, entry in entries:
-                version = dict(mapping(entry)).get("version")
-                if type(version) is int:
-                    found[path] = version
-    return found
+    def _versions(self, state_dict: Call) -> dict[str, int]:
+        """Layout versions of modules: an attribute that ``state_dict()`` hangs on its dictionary."""
+        mapping = self.walk.mapping
+        found: dict[str, int] = {}
+        for state in state_dict.states:
+            for name, metadata in mapping(state):
+                entries = mapping(metadata) if name == "_metadata" else ()
+                for path, entry in entries:
+                    version = dict(mapping(entry)).get("version")
+                    if type(version) is int:
+                        found[path] = version
+        return found
 
 
 _MODULE_FIELDS = frozenset({

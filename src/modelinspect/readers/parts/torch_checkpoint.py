@@ -45,7 +45,7 @@ def assemble(
         LimitError: The names are more than a limit allows.
     """
     main = pickles[0]
-    reader = TensorReader(target, main.globals)
+    reader = TensorReader(target, main.globals, main.end)
     sections = read_sections(main, reader, target)
     for *_, fault in held.values():
         # torch.load needs every storage, whether a tensor uses it or not.

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any, NamedTuple, NoReturn
 
 from modelinspect.dtypes import BY_NAME, BY_TORCH_STORAGE, DType
-from modelinspect.errors import DamagedFileError, visible
+from modelinspect.errors import DamagedFileError, LimitError, visible
 from modelinspect.readers.parts.kinds import infer_kind
 from modelinspect.readers.parts.pickle_symbols import Call, Global, PersistentId, PickledDict
 from modelinspect.tensors import Kind, Storage, TensorInfo
@@ -36,8 +36,15 @@ _new_row = tuple.__new__  # half the time of calling the named tuple
 _UINT8 = BY_NAME["uint8"]
 _MAX_AXES = 64
 """torch allows no more either; the product of a million sizes would take for ever."""
-_MAX_DEPTH = 16
+_MAX_DEPTH = 8
 """Calls inside calls that make one tensor: a Parameter of a DTensor of a wrapper is 3."""
+_FREE_WORK = 2_000_000
+"""Attributes of tensors to look at in any checkpoint, and one more for every byte of its pickle."""
+_WORK_OF_A_PART = 16
+"""What a tensor inside another counts: parts may be shared, and made of shared parts."""
+_MAX_CLAIM_TEXT = 256
+"""Characters of a storage's key or device; every tensor repeats them."""
+_MAX_CLASS_NAME = 200
 
 
 class How(NamedTuple):
@@ -101,6 +108,8 @@ def read_claim(pid: object) -> StorageClaim | str:
         return "a storage whose key or size is no number"
     dtype, itemsize = known
     device = location if type(location) is str else "cpu"
+    if len(device) > _MAX_CLAIM_TEXT or (type(key) is str and len(key) > _MAX_CLAIM_TEXT):
+        return f"a storage with a key or a device of more than the {_MAX_CLAIM_TEXT} characters allowed"
     view = None if len(pid) == 5 or pid[5] is None else _view_of(pid[5])
     if view == ():
         return "a view of a storage that makes no sense"
@@ -115,7 +124,8 @@ def _view_of(symbol: Any) -> Any:
         return ()
     if not all(type(number) is int and 0 <= number < _MOST for number in symbol[1:]):
         return ()
-    return str(symbol[0]), symbol[1], symbol[2]
+    key = str(symbol[0])
+    return (key, symbol[1], symbol[2]) if len(key) <= _MAX_CLAIM_TEXT else ()
 
 
 STORAGE_TYPES: dict[str, tuple[DType | None, int]] = {
@@ -146,10 +156,12 @@ class TensorReader:
     Args:
         where: Names the file in errors.
         globals_: Of the pickle; those with a meaning are given it.
+        nbytes: Of the pickle; how much work it may ask for.
     """
 
-    def __init__(self, where: str, globals_: Iterable[Global]) -> None:
+    def __init__(self, where: str, globals_: Iterable[Global], nbytes: int = 0) -> None:
         self.where = where
+        self._most = self._left = _FREE_WORK + nbytes
         self._arrays = 0
         for name in globals_:
             name.meaning = None if name.computed else _MAKERS.get(name.dotted) or _old_tensor_maker(name)
@@ -181,7 +193,7 @@ class TensorReader:
         """
         try:
             return maker.build(self, symbol, name, how, depth)
-        except (IndexError, TypeError, ValueError, AttributeError) as error:
+        except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._error(name, f"{_func_name(symbol)} is given arguments that make no sense") from error
 
     def attributes(self, symbol: Call) -> Any:
@@ -191,10 +203,33 @@ class TensorReader:
 
     def _inner(self, symbol: object, name: str, how: How, depth: int) -> TensorInfo:
         """A tensor that another is made of."""
+        self._spend(_WORK_OF_A_PART)
         maker = self.maker(symbol)
-        if maker is None or depth > _MAX_DEPTH:
+        if maker is None:
             self._damaged(name, "it is made of something that is no tensor")
+        if depth > _MAX_DEPTH:
+            raise self._too_many(f"tensors inside each other, more than {_MAX_DEPTH} levels deep")
         return self.read(maker, symbol, name, how, depth)
+
+    def _attributes(self, state: Any) -> Iterator[tuple[str, Any]]:
+        """Names and values of a state: a dictionary, or a pair of one and one of slots."""
+        for part in state[:2] if type(state) is tuple else (state,):
+            if type(part) is PickledDict:
+                self._spend(len(part.flat) // 2)
+                for key, value in part.pairs():
+                    if type(key) is str:
+                        yield key, value
+
+    def _spend(self, work: int) -> None:
+        """Keep what tensors are made of within bounds: they share it at will."""
+        self._left -= work
+        if self._left < 0:
+            raise self._too_many(f"parts and attributes of tensors (limit: {self._most:,})")
+
+    def _too_many(self, what: str) -> LimitError:
+        return LimitError(
+            f"{visible(self.where)} claims more than is read", details=(f"it leads to too many {what}",)
+        )
 
     def _error(self, name: str, reason: str) -> DamagedFileError:
         shown = visible(name) if len(name) <= 200 else visible(name[:200]) + "..."
@@ -238,11 +273,11 @@ class TensorReader:
             numel *= length
             reach += (length - 1) * step
         too_far = numel and (offset + reach) * dtype.bits > nbytes * 8
-        if too_far or numel >= _MOST:
+        if too_far or numel >= _MOST or offset >= _MOST:
             self._damaged(
                 name,
                 f"it reaches beyond its storage {visible(storage.key)!r} of {nbytes:,} bytes: "
-                f"{dtype} of shape {shape}, stride {steps}, from element {offset:,}",
+                f"{dtype} of shape {str(shape)[:200]}, stride {str(steps)[:200]}, from element {offset:,}",
             )
         if first:
             offset += first * 8 // dtype.bits
@@ -271,7 +306,7 @@ class TensorReader:
 
     def _tensor_v1(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_tensor(storage, offset, size, stride)``."""
-        return self._tensor_v2(Call(call.func, (*call.args, False)), name, how, depth)
+        return self._tensor_v2(Call(call.func, (*call.args[:4], False)), name, how, depth)
 
     def _tensor_v3(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, ...])``."""
@@ -306,7 +341,7 @@ class TensorReader:
         func, cls, args = call.args[:3]
         inner = Call(func, args)
         state = call.args[3] if len(call.args) > 3 else None
-        attributes = dict(_attributes(state))
+        attributes = dict(self._attributes(state))
         if attributes.get("_is_buffer") is True and how.kind is None:
             how = How("buffer", True, attributes.get("persistent") is not False, None, False)
         elif attributes.get("_is_param") is True:
@@ -316,7 +351,7 @@ class TensorReader:
         row = self._inner(inner, name, how, depth + 1)
         if type(cls) is Global and cls.name == "UninitializedBuffer":
             return row._replace(shape=(), storage=None, explicit_stride=None, layout="uninitialized")
-        class_name = cls.dotted if type(cls) is Global else ""
+        class_name = cls.dotted[:_MAX_CLASS_NAME] if type(cls) is Global else ""
         return row if class_name in _PLAIN_CLASSES else row._replace(class_name=class_name)
 
     def _wrapper(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
@@ -325,18 +360,19 @@ class TensorReader:
         state = call.states[-1] if call.states else None
         parts = [
             self._inner(symbol, label, how, depth + 1)
-            for label, symbol in _attributes(state)
+            for label, symbol in self._attributes(state)
             if self.maker(symbol) is not None
         ]
         row = self._composite(name, self._dtype(dtype, name), _sizes(size), "wrapper", parts, how)
         grad = True if flag is True and how.grad is None else row.requires_grad
-        return row._replace(
-            explicit_stride=_sizes(stride), storage_offset=int(offset or 0), requires_grad=grad
-        )
+        offset = 0 if offset is None else offset
+        if type(offset) is not int or not 0 <= offset < _MOST:
+            raise ValueError
+        return row._replace(explicit_stride=_sizes(stride), storage_offset=offset, requires_grad=grad)
 
     def _jagged(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_njt({"values": ..., "offsets": ..., "requires_grad": ...})``."""
-        fields = dict(_attributes(call.args[0]))
+        fields = dict(self._attributes(call.args[0]))
         labels = [label for label in ("values", "offsets", "lengths") if self.maker(fields.get(label))]
         parts = [self._inner(fields[label], label, how, depth + 1) for label in labels]
         row = self._composite(name, parts[0].dtype, parts[0].shape, "nested", parts, how)
@@ -420,7 +456,7 @@ class TensorReader:
         """``_rebuild_device_tensor_from_cpu_tensor(tensor, dtype, device, requires_grad)``."""
         tensor, dtype, device, flag = call.args
         row = self._inner(tensor, name, how, depth + 1)
-        if row.storage is not None and type(device) is str:
+        if row.storage is not None and type(device) is str and len(device) <= _MAX_CLAIM_TEXT:
             row = row._replace(storage=row.storage._replace(device=device))
         grad = True if flag is True and how.grad is None else row.requires_grad
         return row._replace(dtype=self._dtype(dtype, name), requires_grad=grad)
@@ -433,7 +469,8 @@ class TensorReader:
         row = self._composite(name, found, shape, "strided", [], how)
         self._arrays += 1
         key = f"array {self._arrays} in the pickle"
-        place = Storage(self.where, key, None, found.nbytes(prod(shape)), str(device))
+        on = device if type(device) is str and len(device) <= _MAX_CLAIM_TEXT else "cpu"
+        place = Storage(self.where, key, None, found.nbytes(prod(shape)), on)
         grad = True if flag is True and how.grad is None else row.requires_grad
         return row._replace(storage=place, requires_grad=grad)
 
@@ -452,7 +489,7 @@ def _listed(value: Any) -> tuple[Any, ...]:
     """A tuple, list or ``torch.Size`` as a tuple. Raises ValueError."""
     if type(value) is Call:
         value = value.args[0]
-    if type(value) not in (tuple, list):
+    if type(value) not in (tuple, list) or len(value) > _MAX_AXES:
         raise ValueError
     return tuple(value)
 
@@ -460,28 +497,18 @@ def _listed(value: Any) -> tuple[Any, ...]:
 def _sizes(value: Any) -> tuple[int, ...]:
     """The same, of sizes only. Raises ValueError."""
     sizes = _listed(value)
-    if len(sizes) > _MAX_AXES:
-        raise ValueError
     for number in sizes:
         if type(number) is not int or not 0 <= number < _MOST:
             raise ValueError
     return sizes
 
 
-def _attributes(state: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of a state: a dictionary, or a pair of one and one of slots."""
-    for part in state if type(state) is tuple else (state,):
-        if type(part) is PickledDict:
-            for key, value in part.pairs():
-                if type(key) is str:
-                    yield key, value
-
-
 def _layout_name(symbol: Any) -> str:
     """``sparse_coo`` of ``torch.serialization._get_layout("torch.sparse_coo")``."""
     if type(symbol) is Global:
         return symbol.name
-    return str(symbol.args[0]).removeprefix("torch.")
+    text = symbol.args[0]
+    return text.removeprefix("torch.") if type(text) is str else ""
 
 
 def _func_name(call: Call) -> str:
