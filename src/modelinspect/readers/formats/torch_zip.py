@@ -32,6 +32,8 @@ Place = Callable[[str, int, str], "tuple[Storage, str | None]"]
 
 _SHORT = 64
 """Characters of key and device that need no closer look."""
+_VERSIONS = range(1, 11)
+"""Of archives that torch 2.13 loads (caffe2/serialize/versions.h)."""
 _OTHER_RECORDS = 64
 """More than torch puts beside the storages."""
 _new_storage = tuple.__new__  # half the time of calling the named tuple
@@ -54,7 +56,8 @@ def read(source: ByteSource, target: str) -> Checkpoint:
     if number is None or directory.find(directory.root + b"/constants.pkl") is not None:
         raise _what_it_is(directory)
     record = directory.record(number)
-    feed = Feed(directory.opened(record), record.size, f"{target}: {record.name}")
+    packed = None if record.method == STORED else record.packed
+    feed = Feed(directory.opened(record), record.size, f"{target}: {record.name}", packed=packed)
     pickle = read_pickle(feed)
     order = _byteorder(directory, target)
     records = _Records(directory, order)
@@ -63,7 +66,7 @@ def read(source: ByteSource, target: str) -> Checkpoint:
         notes.append(f"{record.size - pickle.end:,} bytes follow the pickle in {visible(record.name)}")
     if order == "big":
         notes.append("its numbers are stored big-endian")
-    notes += [*records.notes(), *directory.disagreements]
+    notes += [*records.notes(), *_version_note(directory), *directory.disagreements]
     return assemble(source, target, "torch-zip", [pickle], record.name, held, notes)
 
 
@@ -78,6 +81,19 @@ def _byteorder(directory: ZipDirectory, target: str) -> ByteOrder:
             details=(f"its byte order is {visible(repr(text))}; little and big are known",),
         )
     return "big" if text == b"big" else "little"
+
+
+def _version_note(directory: ZipDirectory) -> list[str]:
+    """What there is to say where torch refuses the archive's version."""
+    places = (directory.find(directory.root + name) for name in (b"/.data/version", b"/version"))
+    number = next((place for place in places if place is not None), None)
+    if number is None:
+        return ["its archive has no record of its version: torch refuses such a file"]
+    text = directory.content(directory.record(number), 24).strip()
+    if text.isdigit() and int(text) in _VERSIONS:
+        return []
+    shown = visible(text.decode("latin-1"))
+    return [f"its archive has version {shown!r}: torch loads {_VERSIONS[0]} to {_VERSIONS[-1]} and no other"]
 
 
 class _Records:

@@ -15,6 +15,7 @@ they hold: a nested tuple that takes 200 bytes can take years to hash.
 from __future__ import annotations
 
 import struct
+import sys
 from _codecs import escape_decode
 from collections.abc import Callable
 from typing import Any, Literal
@@ -50,6 +51,9 @@ BYTES_PER_OBJECT = 4
 """... and one more for each of so many bytes. torch writes one for some 20 bytes."""
 MAX_STACK = 8_000_000
 MAX_FINDINGS = 100
+_MAX_BLOCKS = 2_000_000
+"""Pieces of memory that a compressed pickle may fill, and two more for every byte that it
+takes in the file: the limits above, made for each byte of a pickle, would be too generous."""
 _WINDOW = 1 << 20
 _FIRST_STEP = 1 << 12
 
@@ -69,11 +73,20 @@ class Feed:
         where: Names the record in errors.
         eager: The record is all pickle: read big pieces. Otherwise data may
             follow, of which as little as possible is read.
+        packed: Bytes that it takes where it is compressed.
     """
 
-    __slots__ = ("base", "data", "eager", "fetch", "size", "where")
+    __slots__ = ("base", "data", "eager", "fetch", "packed", "size", "where")
 
-    def __init__(self, fetch: Callable[[int, int], bytes], size: int, where: str, eager: bool = True) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[int, int], bytes],
+        size: int,
+        where: str,
+        eager: bool = True,
+        packed: int | None = None,
+    ) -> None:
+        self.packed = packed
         self.fetch = fetch
         self.size = size
         self.where = where
@@ -157,6 +170,7 @@ class _Machine:
         self.protocol = 0
         self.frame_end = 0
         self.begin = begin
+        self.blocks = _blocks()
 
     def load(self) -> Pickle:
         """Run, window after window, until STOP."""
@@ -180,6 +194,10 @@ class _Machine:
             raise self.limit(f"more objects than are allowed ({most})")
         if len(self.stack) > MAX_STACK:
             raise self.limit(f"more than {MAX_STACK:,} objects on the stack")
+        if self.feed.packed is not None:
+            most = _MAX_BLOCKS + 2 * self.feed.packed
+            if _blocks() - self.blocks > most:
+                raise self.limit(f"more than the {most:,} objects that one of its compressed size may hold")
 
     def limit(self, reason: str) -> LimitError:
         """The error for a pickle that claims too much."""
@@ -817,6 +835,11 @@ _RARE: dict[int, Callable[[_Machine, int], int]] = {
     0x97: _Machine._next_buffer,
     0x98: _Machine._readonly_buffer,
 }
+
+
+def _blocks() -> int:
+    """Pieces of memory that the interpreter uses; always 0 where it does not count them."""
+    return getattr(sys, "getallocatedblocks", int)()
 
 
 def _python2_text(raw: bytes) -> str:

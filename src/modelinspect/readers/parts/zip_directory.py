@@ -24,9 +24,11 @@ MAX_DIRECTORY_BYTES = 1 << 28
 """Of the central directory: a million records with names of 200 bytes."""
 FREE_INFLATED_BYTES = 1 << 24
 """What any compressed record may grow to ..."""
-MAX_RATIO = 64
+MAX_RATIO = 40
 """... and how often its own size beyond that. Pickles of tensors stay below 30."""
-MAX_INFLATED_BYTES = 1 << 30
+MAX_INFLATED_BYTES = 1 << 29
+_PIECE = 1 << 16
+"""Compressed bytes, and bytes to pass over, at a time."""
 MAX_TEXTS = 20
 
 _END = struct.Struct("<4s4H2LH")
@@ -119,8 +121,8 @@ class ZipDirectory:
         if record.method == STORED:
             source, start = self.source, record.data
             return lambda at, n: source.read(start + at, n, f"record {record.name}")
-        unpacked = self._inflate(record)
-        return lambda at, n: unpacked[at : at + n]
+        self._check_claim(record)
+        return _Inflated(self.source, record).read
 
     def content(self, record: Record, most: int) -> bytes:
         """All of a short record, *most* bytes at the most."""
@@ -131,7 +133,7 @@ class ZipDirectory:
         if len(self.disagreements) < MAX_TEXTS:
             self.disagreements.append(text)
 
-    def _inflate(self, record: Record) -> bytes:
+    def _check_claim(self, record: Record) -> None:
         name = visible(record.name)
         if record.method != DEFLATED:
             raise self._damaged(
@@ -143,14 +145,6 @@ class ZipDirectory:
                 f"{visible(self.source.path)}: record {name} claims to unpack to {record.size:,} bytes",
                 details=(f"limit: {most:,} bytes for the {record.packed:,} that it takes",),
             )
-        packed = self.source.read(record.data, record.packed, f"record {record.name}")
-        try:
-            unpacked = zlib.decompressobj(-15).decompress(packed, record.size + 1)
-        except zlib.error as error:
-            raise self._damaged(f"record {name} cannot be unpacked: {error}") from None
-        if len(unpacked) != record.size:
-            raise self._damaged(f"record {name} does not unpack to the {record.size:,} bytes it claims")
-        return unpacked
 
     def _damaged(self, reason: str) -> DamagedFileError:
         return DamagedFileError(f"{visible(self.source.path)} is a damaged zip archive", details=(reason,))
@@ -239,6 +233,68 @@ class ZipDirectory:
                 self.disagree(f"record {_shown(self.names[number])} overlaps the one before it")
                 break
             last_end = end
+
+
+class _Inflated:
+    """
+    A deflated record, unpacked while it is read: little of it is ever held.
+    """
+
+    def __init__(self, source: ByteSource, record: Record) -> None:
+        self.source = source
+        self.record = record
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin again at the first byte."""
+        self.machine = zlib.decompressobj(-15)
+        self.at = 0
+        self.taken = 0
+        """Compressed bytes that the machine was given."""
+
+    def read(self, begin: int, length: int) -> bytes:
+        """Bytes inside the record; those before where it stands cost another beginning."""
+        if begin < self.at:
+            self.rewind()
+        while self.at < begin:
+            self._next(min(_PIECE, begin - self.at))
+        pieces = []
+        end = begin + length
+        while self.at < end:
+            pieces.append(self._next(end - self.at))
+        if self.at == self.record.size and self._some(1):
+            raise self._damaged(f"does not unpack to the {self.record.size:,} bytes it claims")
+        return b"".join(pieces)
+
+    def _next(self, most: int) -> bytes:
+        piece = self._some(most)
+        if not piece:
+            raise self._damaged(f"does not unpack to the {self.record.size:,} bytes it claims")
+        self.at += len(piece)
+        return piece
+
+    def _some(self, most: int) -> bytes:
+        """From 1 to *most* bytes; none at the end."""
+        machine, record = self.machine, self.record
+        while not machine.eof:
+            packed = machine.unconsumed_tail
+            if not packed:
+                wanted = min(_PIECE, record.packed - self.taken)
+                packed = self.source.read(record.data + self.taken, wanted, f"record {record.name}")
+                self.taken += wanted
+            try:
+                piece = machine.decompress(packed, most)
+            except zlib.error as error:
+                raise self._damaged(f"cannot be unpacked: {error}") from None
+            if piece or (not machine.unconsumed_tail and self.taken == record.packed):
+                return piece
+        return b""
+
+    def _damaged(self, reason: str) -> DamagedFileError:
+        return DamagedFileError(
+            f"{visible(self.source.path)} is a damaged zip archive",
+            details=(f"record {visible(self.record.name)} {reason}",),
+        )
 
 
 def read_directory(source: ByteSource) -> ZipDirectory:
