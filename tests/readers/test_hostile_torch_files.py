@@ -481,6 +481,77 @@ def test_a_record_that_inflates_without_end(tmp_path: Path) -> None:
                 opened(buffer.getvalue(), tmp_path)
 
 
+def test_a_compressed_pickle_of_too_many_objects(tmp_path: Path) -> None:
+    """What a compressed pickle may make goes by its size in the file."""
+    pickled = b"\x80\x02]" + (b"(" + b"\x8c\x02ab" * 1_000 + b"e") * 2_000 + TENSOR + b"."
+    assert opened(archive(pickled), tmp_path).table
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("archive/data.pkl", pickled)
+        out.writestr("archive/data/0", VALUES)
+    with pytest.raises(LimitError, match="objects that one of its compressed size may hold"):
+        opened(buffer.getvalue(), tmp_path)
+
+
+def test_long_texts_in_a_compressed_pickle_are_passed_over(tmp_path: Path) -> None:
+    """The tensor behind a text of 5 MB is found, and a stream that ends early is damaged."""
+    pickled = b"\x80\x02" + text("".join(map(str, range(900_000)))) + b"0" + TENSOR + b"."
+    for size in (len(pickled), len(pickled) + 1):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
+            out.writestr("archive/data.pkl", pickled)
+            out.writestr("archive/data/0", VALUES)
+            out.filelist[0].file_size = size
+        if size == len(pickled):
+            assert opened(buffer.getvalue(), tmp_path).table["tensor"].shape == (3,)
+        else:
+            with pytest.raises(DamagedFileError, match="does not unpack"):
+                opened(buffer.getvalue(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "loads"), [(b"3\n", True), (b"10", True), (b"999\n", False), (b"x", False)]
+)
+def test_versions_of_archives(version: bytes, loads: bool, tmp_path: Path) -> None:
+    """Of a version that torch refuses there is a note, and the tensors are read all the same."""
+    raw = archive(b"\x80\x02" + TENSOR + b".", version=version)
+    checkpoint = opened(raw, tmp_path)
+    assert checkpoint.table["tensor"].shape == (3,)
+    assert any("torch loads 1 to 10" in note for note in checkpoint.notes) is not loads
+    try:
+        torch.load(tmp_path / "x.pt")
+    except RuntimeError:
+        assert not loads
+    else:
+        assert loads
+
+
+def test_names_in_notes_are_few(tmp_path: Path) -> None:
+    """Of thousands of sections only some are named."""
+    parts = (text(f"ema_{number}") + b"}" + text("w") + TENSOR + b"s" for number in range(3_000))
+    checkpoint = opened(archive(b"\x80\x02" + dictionary(*parts) + b"."), tmp_path)
+    assert len(checkpoint.tables) == 3_000
+    assert any(note.endswith("and 2,991 more") for note in checkpoint.notes)
+    assert sum(map(len, checkpoint.notes)) < 1_000
+
+
+def test_two_paths_that_read_the_same(tmp_path: Path) -> None:
+    """``{"a.b": x, "a": {"b": y}}`` gives rows of two names."""
+    inner = dictionary(text("b"), TENSOR)
+    checkpoint = opened(
+        archive(b"\x80\x02" + dictionary(text("a.b"), TENSOR, text("a"), inner) + b"."), tmp_path
+    )
+    assert [row.name for row in checkpoint.table] == ["a.b", "a.b (2)"]
+
+
+def test_tensors_whose_bytes_are_not_their_values(tmp_path: Path) -> None:
+    """A tensor that torch conjugates or negates when it is read is not called strided."""
+    numbers = torch.ones(3, dtype=torch.complex64)
+    path = tmp_path / "x.pt"
+    torch.save({"conj": numbers.conj(), "neg": numbers.clone().conj().imag, "plain": numbers}, path)
+    assert [row.layout for row in open_checkpoint(str(path)).table] == ["conjugate", "negative", "strided"]
+
+
 # -- tensors that lie -----------------------------------------------------------------------
 
 

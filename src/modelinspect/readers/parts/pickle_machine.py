@@ -51,7 +51,7 @@ BYTES_PER_OBJECT = 4
 """... and one more for each of so many bytes. torch writes one for some 20 bytes."""
 MAX_STACK = 8_000_000
 MAX_FINDINGS = 100
-_MAX_BLOCKS = 2_000_000
+_MAX_BLOCKS = 1_500_000
 """Pieces of memory that a compressed pickle may fill, and two more for every byte that it
 takes in the file: the limits above, made for each byte of a pickle, would be too generous."""
 _WINDOW = 1 << 20
@@ -195,9 +195,11 @@ class _Machine:
         if len(self.stack) > MAX_STACK:
             raise self.limit(f"more than {MAX_STACK:,} objects on the stack")
         if self.feed.packed is not None:
-            most = _MAX_BLOCKS + 2 * self.feed.packed
-            if _blocks() - self.blocks > most:
-                raise self.limit(f"more than the {most:,} objects that one of its compressed size may hold")
+            allowed = _MAX_BLOCKS + 2 * self.feed.packed
+            if _blocks() - self.blocks > allowed:
+                raise self.limit(
+                    f"more than the {allowed:,} objects that one of its compressed size may hold"
+                )
 
     def limit(self, reason: str) -> LimitError:
         """The error for a pickle that claims too much."""

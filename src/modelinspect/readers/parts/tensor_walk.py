@@ -8,7 +8,7 @@ objects refer to each other at will. What holds no tensor is searched once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -56,6 +56,7 @@ _MODULE_BUFFERS = {
     False: How("buffer", True, False, None, False),
 }
 
+_CONTAINER_TYPES = frozenset(CONTAINERS)
 Entry = tuple[str, Any, How]
 
 
@@ -120,10 +121,8 @@ class TensorWalk:
         seen = {id(symbol)}
         pending = [symbol]
         while pending:
-            self.check_limits(0)
-            for _, child, _ in self.entries(pending.pop(), BARE):
-                self.steps_left -= 1
-                if not isinstance(child, CONTAINERS) or id(child) in seen or id(child) in self.barren:
+            for child in self._values(pending.pop()):
+                if type(child) not in _CONTAINER_TYPES or id(child) in seen or id(child) in self.barren:
                     continue
                 if self.is_tensor(child):
                     return True
@@ -131,6 +130,23 @@ class TensorWalk:
                 pending.append(child)
         self.barren |= seen
         return False
+
+    def _values(self, symbol: Any) -> Iterable[Any]:
+        """What a container holds, without labels."""
+        kind = type(symbol)
+        if kind is list or kind is tuple:
+            self.spend(len(symbol))
+            return symbol  # type: ignore[no-any-return]
+        if kind is PickledDict:
+            self.spend(len(symbol.flat))
+            return columns(symbol.flat)[1]
+        self.spend(1)
+        return self._values_of_object(symbol)
+
+    def _values_of_object(self, symbol: Any) -> Iterator[Any]:
+        for _, value, _ in self.entries(symbol, BARE):
+            self.steps_left -= 1
+            yield value
 
     def table(self, symbol: Any, how: How, section: str) -> ParameterTable:
         """

@@ -296,7 +296,7 @@ class TensorReader:
                 infer_kind(name, dtype, shape) if kind is None else kind,
                 declared,
                 grad,
-                layout,
+                _signed(layout, call.args),
                 persistent,
                 "",
                 (),
@@ -511,6 +511,22 @@ def _layout_name(symbol: Any) -> str:
     return text.removeprefix("torch.") if type(text) is str else ""
 
 
+def _signed(layout: str, args: Any) -> str:
+    """
+    Layout of a tensor whose bytes are not its values: torch conjugates or negates them when asked.
+
+    The last argument of ``_rebuild_tensor_v2`` and ``_v3`` is then ``{"conj": True}`` or ``{"neg": True}``.
+    """
+    if len(args) < 7:
+        return layout
+    metadata = args[-1]
+    if type(metadata) is PickledDict and len(metadata.flat) <= 2 * _MAX_AXES:
+        for key, value in metadata.pairs():
+            if value is True and type(key) is str and key in _SIGNS:
+                return _SIGNS[key]
+    return layout
+
+
 def _func_name(call: Call) -> str:
     return visible(call.func.dotted[:200]) if type(call.func) is Global else "a call"
 
@@ -527,6 +543,7 @@ def _is_old_tensor(call: Call) -> bool:
     return type(state) is tuple and len(state) == 4 and type(state[0]) is PersistentId
 
 
+_SIGNS = {"conj": "conjugate", "neg": "negative"}
 _SPARSE_PARTS = {
     "sparse_coo": ("indices", "values"),
     "sparse_csr": ("crow_indices", "col_indices", "values"),

@@ -22,9 +22,9 @@ __all__ = ["Record", "ZipDirectory", "read_directory"]
 
 MAX_DIRECTORY_BYTES = 1 << 28
 """Of the central directory: a million records with names of 200 bytes."""
-FREE_INFLATED_BYTES = 1 << 24
+FREE_INFLATED_BYTES = 1 << 23
 """What any compressed record may grow to ..."""
-MAX_RATIO = 40
+MAX_RATIO = 32
 """... and how often its own size beyond that. Pickles of tensors stay below 30."""
 MAX_INFLATED_BYTES = 1 << 29
 _PIECE = 1 << 16
