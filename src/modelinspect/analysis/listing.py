@@ -95,13 +95,17 @@ def _figures(tensors: Iterable[TensorInfo], tied_to: Mapping[str, str]) -> list[
     counted: set[str] = set()
     for tensor in tensors:
         nbytes = 0
-        for storage, _ in tensor.storages():
-            if storage not in storages:
+        # Nearly every tensor has the one storage, and is tied to no other.
+        held = (tensor.storage,) if not tensor.parts else (storage for storage, _ in tensor.storages())
+        for storage in held:
+            if storage is not None and storage not in storages:
                 storages.add(storage)
                 nbytes += storage.nbytes
-        first_name = tied_to.get(tensor.name, tensor.name)
-        numel = 0 if first_name in counted else tensor.logical_numel
-        counted.add(first_name)
+        numel = tensor.logical_numel
+        if tied_to:
+            first_name = tied_to.get(tensor.name, tensor.name)
+            numel = 0 if first_name in counted else numel
+            counted.add(first_name)
         rows.append((tensor, numel, nbytes))
     return rows
 
