@@ -50,7 +50,9 @@ CALLS: dict[str, Callable[[Call], Any]] = {
     "bytes": lambda _: b"",
     "encode": lambda call: call.args[0].encode(call.args[1]),
     "complex": lambda call: complex(*call.args),
-    "OrderedDict": lambda call: {python(key): python(value) for key, value in call_entries(call, lambda _: None)},
+    "OrderedDict": lambda call: {
+        python(key): python(value) for key, value in call_entries(call, lambda _: None)
+    },
 }
 
 scalars = (
