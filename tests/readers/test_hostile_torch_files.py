@@ -423,6 +423,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], type[ModelInspectError] | None]] = {
         lambda: at_least_once(b"", TENSOR.replace(text("cpu"), text("c" * 60_000))),
         DamagedFileError,
     ),
+    "a list of 5 million entries": (
+        lambda: b"\x80\x02](" + b"N" * 5_000_000 + TENSOR + b"e.",
+        None,
+    ),
     "names of 60 kB": (
         lambda: b"\x80\x02" + b"".join(b"c%x\n" % n + b"x" * 60_000 + b"\n" for n in range(30)) + b".",
         LimitError,

@@ -21,6 +21,8 @@ Spend = Callable[[int], None]
 MAX_LABEL = 200
 """Characters of a label made from a key that is no text, e.g. a tuple."""
 _KEY_PARTS = 8
+MAX_LIST = 10_000
+"""Entries of a list of state_dicts; a longer one is one section. Each number takes 60 bytes."""
 
 CONTAINERS = (PickledDict, list, tuple, PickledSet, Call)
 _SEQUENCES = frozenset({"list", "tuple", "set", "frozenset", "deque"})
@@ -151,8 +153,10 @@ def mapping(symbol: Any, spend: Spend) -> Iterator[tuple[str, Any]]:
 
 
 def plain_columns(symbol: Any, spend: Spend) -> tuple[list[str], list[Any]]:
-    """Labels and values of a dictionary or list, of which sections may be made; none of an object."""
+    """Labels and values of a dictionary or short list, of which sections may be made; none of an object."""
     if isinstance(symbol, (list, tuple)):
+        if len(symbol) > MAX_LIST:
+            return [], []
         spend(len(symbol))
         return list(map(str, range(len(symbol)))), list(symbol)
     if type(symbol) is PickledDict:
