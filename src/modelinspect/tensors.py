@@ -91,7 +91,8 @@ class TensorInfo(NamedTuple):
     requires_grad: bool | None = None
     """None: unknown, as in every bare state_dict."""
     layout: str = "strided"
-    """``strided``, ``sparse_coo`` (csr, csc, bsr, bsc), ``quantized``, ``nested``,
+    """``strided`` (``conjugate`` and ``negative`` where the numbers stored are to be
+    conjugated or negated), ``sparse_coo`` (csr, csc, bsr, bsc), ``quantized``, ``nested``,
     ``wrapper`` (a tensor subclass around other tensors) or ``uninitialized``."""
     persistent: bool | None = None
     """Of a buffer: is it part of the state_dict? None: unknown, or no buffer."""
@@ -219,6 +220,7 @@ def unique_names(rows: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
         while number > 1 and name in taken:
             name = f"{row.name} ({number})"
             number += 1
+            seen[row.name] = number - 1
         taken.add(name)
         renamed.append(row if name == row.name else row._replace(name=name))
     return renamed

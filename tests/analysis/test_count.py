@@ -215,6 +215,8 @@ def test_equal_names_are_told_apart() -> None:
     """Two paths may read the same; neither tensor is taken for the other, and each counts."""
     rows = unique_names([tensor("c", (4,), "s"), tensor("a.b", (4,), "t"), tensor("a.b", (4,), "s")])
     assert [row.name for row in rows] == ["c", "a.b", "a.b (2)"]
+    again = unique_names([tensor("a", (1,), str(n)) for n in range(4)] + [tensor("a (2)", (1,))])
+    assert [row.name for row in again] == ["a", "a (3)", "a (4)", "a (5)", "a (2)"]
     report = count_table(table(*rows))
     assert (report.unique, report.named) == (8, 12)
     assert [tie.names for tie in report.ties] == [("c", "a.b (2)")]

@@ -457,3 +457,12 @@ def test_versions_decide_whether_a_lost_counter_does_harm(keeps_versions: bool, 
     assert verdict == (not keeps_versions)
     assert mi.fit(module, tmp_path / "x.pt").fits == verdict
     assert mi.fit(module, kept).fits == verdict
+
+
+def test_lazy_conjugation_is_copied(tmp_path: Path) -> None:
+    """A state_dict of conjugated views loads, and so it fits."""
+    module = nn.Linear(2, 2, dtype=torch.complex64)
+    state_dict = {name: tensor.conj() for name, tensor in module.state_dict().items()}
+    torch.save(state_dict, tmp_path / "x.pt")
+    assert loads(module, state_dict)
+    assert mi.fit(module, tmp_path / "x.pt").fits

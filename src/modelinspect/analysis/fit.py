@@ -177,13 +177,18 @@ def _compared(expected: TensorInfo, found: TensorInfo) -> FitRow:
 
 def _not_copied(expected: TensorInfo, found: TensorInfo) -> str:
     """Why ``expected.copy_(found)`` fails; empty where it does not."""
-    if expected.layout != found.layout:
+    if _copied_as(expected) != _copied_as(found):
         return f"{_layout(found)} is not copied into {_layout(expected)}"
-    if found.storage is None and found.layout == "strided" and expected.storage is not None:
+    if found.storage is None and _copied_as(found) == "strided" and expected.storage is not None:
         return "was saved on the meta device, without values"
     if expected.dtype is not found.dtype and not (_converts(expected.dtype) and _converts(found.dtype)):
         return f"torch does not convert {found.dtype.name} to {expected.dtype.name}"
     return ""
+
+
+def _copied_as(tensor: TensorInfo) -> str:
+    """The layout as copying sees it: it resolves lazy conjugation and negation."""
+    return "strided" if tensor.layout in ("conjugate", "negative") else tensor.layout
 
 
 def _layout(tensor: TensorInfo) -> str:
