@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 
 from modelinspect.cli.boundary import guarded
 from modelinspect.errors import UsageError, visible
-from modelinspect.targets import did_you_mean
 
 __all__ = ["COMMANDS", "app", "main"]
 
@@ -36,6 +35,8 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         if cmd_name not in COMMANDS:
             if not ctx.resilient_parsing and not cmd_name.startswith("-"):
+                from modelinspect.targets import did_you_mean
+
                 hint = did_you_mean(cmd_name, COMMANDS) or "modelinspect --help lists the commands"
                 raise UsageError(f"there is no command {visible(cmd_name)!r}", hint=hint)
             return None

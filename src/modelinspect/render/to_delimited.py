@@ -9,7 +9,6 @@ Sinks for scripts and spreadsheets: plain, CSV, TSV. Raw numbers; nothing is cut
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from typing import Literal
@@ -57,6 +56,8 @@ def _blocks(columns: Sequence[list[str]]) -> Iterator[list[tuple[str, ...]]]:
 
 
 def _written(rows: Sequence[Sequence[str]], delimiter: str) -> str:
+    import csv
+
     buffer = StringIO()
     csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
