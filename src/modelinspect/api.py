@@ -285,13 +285,13 @@ def _values(
     A definition that the caller built for real (*in_hand*) has values of its own; one
     that was built here from its target is built again, under the seed.
     """
+    try:
+        from modelinspect.analysis.statistics import summarise_files
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"values need numpy, and numpy can't be imported: {error}", hint="pip install numpy"
+        ) from error
     if table.origin == "file":
-        try:
-            from modelinspect.analysis.statistics import summarise_files
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"values need numpy, and numpy can't be imported: {error}", hint="pip install numpy"
-            ) from error
         return summarise_files(table, rows, progress=progress), ()
     live = _live("values")
     if _is_module(holder):
@@ -308,16 +308,11 @@ def _values(
 
 
 def _live(module: str) -> Any:
-    """A module of the room where torch is alive; it is imported only when it is needed."""
-    try:
-        return import_module(f"modelinspect.live.{module}")
-    except ImportError as error:
-        if error.name is not None and error.name.startswith("modelinspect"):
-            raise
-        raise MissingDependencyError(
-            f"a definition needs torch, and torch can't be imported: {error}",
-            hint="pip install torch --index-url https://download.pytorch.org/whl/cpu",
-        ) from error
+    """
+    A module of the room where torch is alive, imported only when it is needed; the room
+    itself says what to install where torch is missing.
+    """
+    return import_module(f"modelinspect.live.{module}")
 
 
 def _filtered(
