@@ -1,0 +1,290 @@
+"""
+Measure gradients: norms, largest entry, zeros, NaN, for tensors of every kind.
+
+Norms are added up in float64 over rows of :data:`ROW` elements that are summed in
+float32: as exact as float64 from the start (1e-8), at a tenth of the time. Where
+squares leave the range of float32, the gradient is measured in float64 whole.
+
+A gradient that is sharded over processes (``DTensor``) is measured where it lies and
+the parts are put together by one exchange for all of them, so that every process knows
+the figures of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import inf, isfinite, isnan, nan, sqrt
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modelinspect.analysis.gradients import Figures
+
+__all__ = ["Named", "figures_of", "l2_norms", "measure", "trainable_parameters", "unique_parameters"]
+
+ROW = 1024
+"""Elements that are added up in float32 before float64 takes over."""
+_SMALLEST, _LARGEST = 1e-15, 1e15
+"""Norms of float32 between these were computed without over- or underflow."""
+
+
+class Named(NamedTuple):
+    """A parameter under its first name, with the further ones of a tied one."""
+
+    name: str
+    parameter: nn.Parameter
+    also: tuple[str, ...] = ()
+
+
+def unique_parameters(module: nn.Module) -> list[Named]:
+    """
+    Every parameter once, in the order of registration, with all its names.
+
+    Names are those of the model inside: the ``module.`` of DistributedDataParallel and
+    the ``_orig_mod.`` of a compiled module are left out.
+    """
+    names: dict[int, list[str]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for name, parameter in unwrapped(module).named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name.replace("_orig_mod.", ""))
+        parameters[id(parameter)] = parameter
+    return [Named(found[0], parameters[key], tuple(found[1:])) for key, found in names.items()]
+
+
+def trainable_parameters(module: nn.Module) -> list[Named]:
+    """Those of :func:`unique_parameters` that ask for a gradient."""
+    return [named for named in unique_parameters(module) if named.parameter.requires_grad]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside of DataParallel, DistributedDataParallel and ``torch.compile``."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and type(module).__name__ in ("DataParallel", "DistributedDataParallel"):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def measure(pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> list[Figures | None]:
+    """
+    Figures of gradients, in their order.
+
+    Args:
+        pairs: A gradient and its parameter. A gradient of None has no figures; a
+            parameter of None leaves ``Figures.weight`` unknown.
+    """
+    parts: list[_Part | None] = []
+    for gradient, parameter in pairs:
+        if gradient is None:
+            parts.append(None)
+            continue
+        here = _part(_local(gradient), gradient.numel())
+        weight = None if parameter is None else _part_norm(_local(parameter))
+        parts.append(here._replace(weight=weight, shared=_shared_over(gradient)))
+    return [None if part is None else part.figures() for part in _exchanged(parts)]
+
+
+def figures_of(gradient: Tensor, parameter: Tensor | None = None) -> Figures:
+    """Figures of one gradient."""
+    (figures,) = measure([(gradient, parameter)])
+    assert figures is not None
+    return figures
+
+
+def l2_norms(gradients: Sequence[Tensor]) -> Tensor:
+    """
+    L2 norms of gradients in this process, as one float64 tensor of shape (gradients,).
+
+    The quick part of :func:`measure`, for every step of a training loop: nothing waits
+    for the device. Values that float32 cannot square come out as infinity or 0.
+    """
+    if not gradients:
+        return torch.zeros(0, dtype=torch.float64)
+    return torch.stack([_l2_quick(_values(_local(gradient))) for gradient in gradients])
+
+
+# ------------------------------------------------------------------ one gradient
+
+
+class _Part(NamedTuple):
+    """Sums over what this process holds of a gradient."""
+
+    numel: int
+    l1: float
+    l2: float
+    largest: float
+    zeros: int
+    nans: int
+    infinities: int
+    weight: float | None = None
+    shared: tuple[Any, ...] = ()
+    """Process groups over which the gradient is sharded."""
+
+    def figures(self) -> Figures:
+        return Figures(*self[:8])
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """What is stored: of a sparse tensor its values, each index once."""
+    tensor = tensor.detach()
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.values()
+    if tensor.is_complex():
+        tensor = tensor.abs()
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.float64)
+    if tensor.element_size() == 1:  # float8 has next to no operations
+        tensor = tensor.to(torch.float32)
+    return tensor.reshape(-1)
+
+
+def _part(gradient: Tensor, numel: int) -> _Part:
+    values = _values(gradient)
+    count = values.numel()
+    # What a sparse gradient does not store is zero.
+    missing = numel - count if gradient.layout != torch.strided else 0
+    if count == 0:
+        return _Part(numel, 0.0, 0.0, 0.0, missing, 0, 0)
+    largest = _largest(values)
+    zeros = missing + count - int(torch.count_nonzero(values))
+    if isfinite(largest):
+        return _Part(numel, _l1(values), _l2(values), largest, zeros, 0, 0)
+    nans, infinities = int(torch.isnan(values).sum()), int(torch.isinf(values).sum())
+    norm = nan if nans else inf
+    return _Part(numel, norm, norm, largest, zeros, nans, infinities)
+
+
+def _largest(values: Tensor) -> float:
+    """The largest absolute value; NaN if there is one."""
+    least, most = (float(end) for end in torch.aminmax(values))
+    return nan if isnan(least) or isnan(most) else max(-least, most)
+
+
+def _part_norm(parameter: Tensor) -> float:
+    values = _values(parameter)
+    return _l2(values) if values.numel() else 0.0
+
+
+def _l2(values: Tensor) -> float:
+    norm = float(_l2_quick(values))
+    if isnan(norm) or (values.dtype != torch.float64 and _SMALLEST < norm < _LARGEST):
+        return norm
+    # Divided by the largest value, no square leaves the range of float64 either.
+    largest = _largest(values)
+    if not largest or not isfinite(largest):
+        return largest
+    return largest * float(torch.linalg.vector_norm(values.to(_widest(values)) / largest))
+
+
+def _l2_quick(values: Tensor) -> Tensor:
+    """As a tensor on the values' device, so that nothing waits for it."""
+    wide = _widest(values)
+    if values.dtype == torch.float64 or values.numel() <= ROW:
+        return torch.linalg.vector_norm(values, dtype=wide)
+    even = values.numel() // ROW * ROW
+    rows = torch.linalg.vector_norm(values[:even].view(-1, ROW), dim=1, dtype=torch.float32).to(wide)
+    rest = torch.linalg.vector_norm(values[even:], dtype=wide)
+    whole: Tensor = torch.hypot(torch.linalg.vector_norm(rows), rest)
+    return whole
+
+
+def _l1(values: Tensor) -> float:
+    wide = _widest(values)
+    total = nan
+    if values.dtype != torch.float64 and values.numel() > ROW:
+        even = values.numel() // ROW * ROW
+        rows = torch.linalg.vector_norm(values[:even].view(-1, ROW), 1, dim=1, dtype=torch.float32)
+        total = float(rows.to(wide).sum()) + float(torch.linalg.vector_norm(values[even:], 1, dtype=wide))
+    return total if isfinite(total) else float(torch.linalg.vector_norm(values, 1, dtype=wide))
+
+
+def _widest(values: Tensor) -> torch.dtype:
+    # Apple's GPUs have no float64.
+    return torch.float32 if values.device.type == "mps" else torch.float64
+
+
+# ------------------------------------------------------------- sharded gradients
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return type(tensor).__name__ == "DTensor"
+
+
+def _local(tensor: Any) -> Tensor:
+    """What this process holds of a tensor; sums that are still owed are added up first."""
+    tensor = tensor.detach()
+    if not _is_sharded(tensor):
+        return tensor  # type: ignore[no-any-return]
+    if any(placement.is_partial() for placement in tensor.placements):
+        from torch.distributed.tensor import Replicate
+
+        whole = [Replicate() if p.is_partial() else p for p in tensor.placements]
+        tensor = tensor.redistribute(placements=whole)
+    return tensor.to_local()  # type: ignore[no-any-return]
+
+
+def _shared_over(tensor: Any) -> tuple[Any, ...]:
+    """The process groups over which a tensor's elements are spread."""
+    if not _is_sharded(tensor):
+        return ()
+    return tuple(
+        tensor.device_mesh.get_group(dimension)
+        for dimension, placement in enumerate(tensor.placements)
+        if placement.is_shard()
+    )
+
+
+def _exchanged(parts: Sequence[_Part | None]) -> list[_Part | None]:
+    """Parts of sharded gradients put together, with two exchanges for each set of process groups."""
+    result = list(parts)
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, part in enumerate(parts):
+        if part is not None and part.shared:
+            places.setdefault(part.shared, []).append(place)
+    for groups, members in places.items():
+        for place, whole in zip(members, _put_together([parts[place] for place in members], groups)):  # type: ignore[misc]
+            result[place] = whole
+    return result
+
+
+def _put_together(parts: Sequence[_Part], groups: Sequence[Any]) -> list[_Part]:
+    from torch import distributed
+
+    # A part that is not finite has no square to send: its counts say what it holds.
+    sums = torch.tensor(
+        [
+            [_sent(p.l1), _sent(p.l2) ** 2, p.zeros, p.nans, p.infinities, _sent(p.weight or 0.0) ** 2]
+            for p in parts
+        ],
+        dtype=torch.float64,
+    )
+    largest = torch.tensor([_sent(part.largest) for part in parts], dtype=torch.float64)
+    for group in groups:
+        device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
+        sums, largest = sums.to(device), largest.to(device)
+        distributed.all_reduce(sums, distributed.ReduceOp.SUM, group)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group)
+    return [_whole(part, row, most) for part, row, most in zip(parts, sums.tolist(), largest.tolist())]
+
+
+def _whole(part: _Part, sums: Sequence[float], largest: float) -> _Part:
+    l1, squares, zeros, nans, infinities, weight = sums
+    broken = nan if nans else inf if infinities else None
+    return part._replace(
+        l1=l1 if broken is None else broken,
+        l2=sqrt(squares) if broken is None else broken,
+        largest=largest if broken is None else broken,
+        zeros=int(zeros),
+        nans=int(nans),
+        infinities=int(infinities),
+        weight=None if part.weight is None else sqrt(weight),
+    )
+
+
+def _sent(value: float) -> float:
+    return value if isfinite(value) else 0.0
