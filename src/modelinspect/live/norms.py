@@ -184,13 +184,15 @@ def _l2(values: Tensor) -> float:
 def _l2_quick(values: Tensor) -> Tensor:
     """As a tensor on the values' device, so that nothing waits for it."""
     wide = _widest(values)
+    norm: Tensor
     if values.dtype == torch.float64 or values.numel() <= ROW:
-        return torch.linalg.vector_norm(values, dtype=wide)
+        norm = torch.linalg.vector_norm(values, dtype=wide)
+        return norm
     even = values.numel() // ROW * ROW
     rows = torch.linalg.vector_norm(values[:even].view(-1, ROW), dim=1, dtype=torch.float32).to(wide)
     rest = torch.linalg.vector_norm(values[even:], dtype=wide)
-    whole: Tensor = torch.hypot(torch.linalg.vector_norm(rows), rest)
-    return whole
+    norm = torch.hypot(torch.linalg.vector_norm(rows), rest)
+    return norm
 
 
 def _l1(values: Tensor) -> float:
