@@ -13,7 +13,7 @@ from modelinspect.errors import UsageError
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.tensors import TensorInfo
 
-__all__ = ["SORT_KEYS", "select", "sort_rows"]
+__all__ = ["SORT_KEYS", "matching", "select", "sort_rows"]
 
 
 def select(
@@ -35,15 +35,18 @@ def select(
         The rows that remain, in their order, and the globs that match no row at all.
     """
     names = [tensor.name for tensor in tensors]
-    wanted, unmatched = _matching(names, include)
-    unwanted, more_unmatched = _matching(names, exclude)
+    wanted, unmatched = matching(names, include)
+    unwanted, more_unmatched = matching(names, exclude)
     chosen = [
         tensor for tensor in tensors if (not include or tensor.name in wanted) and tensor.name not in unwanted
     ]
     return chosen, (*unmatched, *more_unmatched)
 
 
-def _matching(names: Sequence[str], patterns: Sequence[str]) -> tuple[set[str], list[str]]:
+def matching(names: Sequence[str], patterns: Sequence[str]) -> tuple[set[str], list[str]]:
+    """
+    The names that globs match, and the globs that match none; rules as of :func:`select`.
+    """
     found: set[str] = set()
     unmatched: list[str] = []
     for pattern in patterns:
