@@ -25,6 +25,8 @@ __all__ = [
     "FileInfo",
     "GlobalName",
     "Kind",
+    "OptimizerGroup",
+    "OptimizerState",
     "ParameterTable",
     "Role",
     "Section",
@@ -38,6 +40,8 @@ __all__ = [
 Kind = Literal["parameter", "buffer", "optimizer", "other"]
 Role = Literal["model", "ema", "optimizer", "gradients", "other"]
 TieKey = tuple[object, ...]
+Setting = int | float | str | None | tuple[int | float, ...]
+"""One setting of an optimizer, e.g. ``lr`` or ``betas``."""
 
 
 class Extent(NamedTuple):
@@ -322,6 +326,29 @@ class GlobalName(NamedTuple):
     """True: one of the few names whose meaning is known here."""
 
 
+class OptimizerGroup(NamedTuple):
+    """One of an optimizer's ``param_groups``: parameters that share settings."""
+
+    params: tuple[int | str, ...]
+    """Keys of the parameters, in the order in which they were given: numbers that run
+    through all groups, or names."""
+    names: tuple[str, ...] = ()
+    """Names of the parameters, where the optimizer was given them; empty otherwise."""
+    settings: Mapping[str, Setting] = {}
+    """Short settings, e.g. ``{"lr": 0.001, "betas": (0.9, 0.999)}``."""
+
+
+class OptimizerState(NamedTuple):
+    """What an optimizer's state_dict says beside its tensors."""
+
+    groups: tuple[OptimizerGroup, ...] = ()
+    steps: Mapping[str, int | float] = {}
+    """Key of a parameter, as the names of its tensors have it, to the steps taken; only
+    those that are stored as plain numbers. Others are tensors of the section."""
+    fault: str = ""
+    """Why there is no more than this, as a part of a sentence; empty mostly."""
+
+
 @dataclass(frozen=True)
 class Checkpoint(Displayed):
     """
@@ -343,6 +370,8 @@ class Checkpoint(Displayed):
     """Free text pairs that the format keeps; dotted paths for nested scalars."""
     globals: tuple[GlobalName, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    optimizers: Mapping[str, OptimizerState] = field(default_factory=dict, repr=False)
+    """Name of a section that is an optimizer's to what it says beside its tensors."""
 
     @property
     def table(self) -> ParameterTable:

@@ -14,11 +14,12 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from modelinspect.errors import visible
+from modelinspect.readers.parts.optimizer_groups import OptimizerReader
 from modelinspect.readers.parts.pickle_entries import is_mapping, plain_columns
 from modelinspect.readers.parts.pickle_symbols import Call, Pickle, PickledDict
 from modelinspect.readers.parts.tensor_walk import TensorWalk
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader
-from modelinspect.tensors import ParameterTable, Role
+from modelinspect.tensors import OptimizerState, ParameterTable, Role
 
 __all__ = ["Sections", "read_sections"]
 
@@ -53,6 +54,7 @@ class Sections(NamedTuple):
     model_section: str
     metadata: dict[str, str]
     notes: tuple[str, ...]
+    optimizers: dict[str, OptimizerState]
 
 
 class _Part(NamedTuple):
@@ -86,7 +88,9 @@ def read_sections(pickle: Pickle, reader: TensorReader, target: str) -> Sections
     tables = {name: walk.table(part.symbol, part.how, name) for name, part in names.items()}
     roles = {name: part.role for name, part in names.items()}
     chosen = _choose(names, tables)
-    return Sections(tables, roles, chosen, _metadata(root), _notes(tables, roles, chosen))
+    optimizers = OptimizerReader(pickle.end)
+    said = {name: optimizers.read(names[name].symbol) for name in names if roles[name] == "optimizer"}
+    return Sections(tables, roles, chosen, _metadata(root), _notes(tables, roles, chosen), said)
 
 
 # -- which sections there are -----------------------------------------------------------

@@ -62,6 +62,7 @@ def assemble(
         metadata=sections.metadata,
         globals=names,
         notes=(*sections.notes, *_foreign(names), *_findings(pickles), *notes),
+        optimizers=sections.optimizers,
     )
 
 

@@ -1,0 +1,424 @@
+"""
+What a checkpoint says of gradients: an optimizer's moments, or gradients that were saved.
+
+No class is needed and nothing is run: the moments are read a chunk at a time, corrected by
+the steps and betas that the file holds, and put under the names of the model's parameters.
+Which optimizer keeps what is in :mod:`modelinspect.analysis.optimizer_families`; how names
+are found in :mod:`modelinspect.analysis.parameter_order`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from math import isfinite
+from typing import NamedTuple
+
+from modelinspect.analysis.gradients import GradientsReport, NormOrder, Thresholds, global_norm
+from modelinspect.analysis.measured_rows import (
+    NO_WEIGHTS,
+    Measured,
+    Model,
+    Progress,
+    left_out,
+    model_of,
+    plural,
+    told,
+)
+from modelinspect.analysis.optimizer_families import Family, Held, family_of, measured, shape_of, tensors_read
+from modelinspect.analysis.saved_gradients import has_saved_gradients, saved_gradients
+from modelinspect.analysis.stored_figures import number_in
+from modelinspect.errors import UnknownAnswerError, visible
+from modelinspect.readers.parts.storage_bytes import StorageReader
+from modelinspect.tensors import Checkpoint, OptimizerGroup, OptimizerState, ParameterTable, TensorInfo
+
+__all__ = ["checkpoint_gradients", "optimizer_gradients", "saved_gradients"]
+
+_MAX_NESTED = 4
+"""Dots that the name of a state may have: 8-bit optimizers nest theirs."""
+_SHOWN = 3
+"""Different values of a setting that are shown."""
+_SETTINGS = ("lr", "betas", "momentum", "weight_decay")
+_SECTIONS_NAMED = 8
+_NO_NAMES = (
+    "parameters have numbers: neither the optimizer nor a model beside it says their names; "
+    "--weights MODEL gives them"
+)
+
+
+def checkpoint_gradients(
+    checkpoint: Checkpoint,
+    *,
+    order: NormOrder = "2",
+    thresholds: Thresholds | None = None,
+    section: str | None = None,
+    names: ParameterTable | None = None,
+    progress: Progress | None = None,
+) -> GradientsReport:
+    """
+    The gradients that a checkpoint holds as such, else what its optimizers keep of them.
+
+    Args:
+        checkpoint: Its headers; moments and weights are read from its files.
+        order: Of the norm that the report is about.
+        thresholds: Where ok ends; None: as :class:`Thresholds` has it.
+        section: An optimizer's, or one with gradients; None: whatever there is.
+        names: Gives names and weights, instead of the checkpoint's own model section.
+        progress: Told of the bytes done and of those in all.
+
+    Raises:
+        UsageError: There is no such section.
+        UnknownAnswerError: It holds neither.
+        ModelInspectError: Its bytes can't be read.
+    """
+    of_saved = section is None or checkpoint.roles.get(section) != "optimizer"
+    make = saved_gradients if of_saved and has_saved_gradients(checkpoint, section) else optimizer_gradients
+    return make(
+        checkpoint, order=order, thresholds=thresholds, section=section, names=names, progress=progress
+    )
+
+
+def optimizer_gradients(
+    checkpoint: Checkpoint,
+    *,
+    order: NormOrder = "2",
+    thresholds: Thresholds | None = None,
+    section: str | None = None,
+    names: ParameterTable | None = None,
+    progress: Progress | None = None,
+) -> GradientsReport:
+    """
+    What the optimizers of a checkpoint keep of each parameter's gradient.
+
+    Figures are of the first moment, bias-corrected where the optimizer does so;
+    ``second_rms`` is the root of the mean of the second.
+
+    Args:
+        checkpoint: Its headers; moments and weights are read from its files.
+        order: Of the norm that the report is about.
+        thresholds: Where ok ends; None: as :class:`Thresholds` has it.
+        section: One optimizer's; None: all of them.
+        names: Gives names and weights, instead of the checkpoint's own model section.
+        progress: Told of the bytes done and of those in all.
+
+    Raises:
+        UsageError: There is no such section.
+        UnknownAnswerError: There is no optimizer, or none of its states is known.
+        ModelInspectError: Its bytes can't be read.
+    """
+    thresholds = thresholds or Thresholds()
+    groups, notes = _groups(checkpoint, section)
+    model = model_of(checkpoint, names)
+    named, name_notes = _named(groups, model)
+    families = [family_of(each.held) for each in named]
+    shown = [_Shown(each, family) for each, family in zip(named, families) if isinstance(family, Family)]
+    notes += left_out((family for family in families if isinstance(family, str)), "parameter")
+    if not shown:
+        raise _nothing_known(checkpoint, notes)
+    steps, found = _measured(shown, model, progress)
+    notes += name_notes + _remarks(shown, found, steps, groups, model)
+    rows = model.rows_of(found, thresholds)
+    return GradientsReport(
+        target=checkpoint.source,
+        source="optimizer",
+        rows=rows,
+        parameters=len(rows),
+        order=order,
+        global_norm=global_norm([row.figures for row in rows], order),
+        thresholds=thresholds,
+        modules={} if model.table is None else model.table.modules,
+        setup=_setup(shown, steps),
+        notes=tuple(notes),
+    )
+
+
+# -- what the optimizers hold ------------------------------------------------------------
+
+_Groups = list[list[Held]]
+
+
+def _groups(checkpoint: Checkpoint, section: str | None) -> tuple[_Groups, list[str]]:
+    """Every parameter of the optimizers, group after group; those without state as well."""
+    if section is None:
+        sections = [name for name, role in checkpoint.roles.items() if role == "optimizer"]
+    else:
+        checkpoint.section(section)
+        sections = [section]
+    groups: _Groups = []
+    notes = []
+    for name in sections:
+        said = checkpoint.optimizers.get(name, OptimizerState())
+        if said.fault:
+            notes.append(f"groups and steps of {_quoted(name)} are not read: {said.fault}")
+        # An optimizer whose tensors are not those of a state_dict has none of its parameters.
+        if name in checkpoint.tables:
+            groups += _groups_of(name, checkpoint.tables[name], said)
+    if not any(held.state for group in groups for held in group):
+        raise _nothing_there(checkpoint, section)
+    return groups, notes
+
+
+def _groups_of(section: str, table: ParameterTable, said: OptimizerState) -> _Groups:
+    known = {str(key) for group in said.groups for key in group.params}
+    states = _states(table, known)
+    numbers = iter(range(len(known) + len(states)))
+    groups: _Groups = []
+    for group in said.groups:
+        names = group.names or tuple(
+            key if isinstance(key, str) and not key.isdigit() else "" for key in group.params
+        )
+        members = []
+        for key, name in zip(group.params, names):
+            if str(key) in known:
+                known.discard(str(key))
+                members.append(
+                    _held(section, key, next(numbers), name, states.pop(str(key), {}), group, said)
+                )
+        groups.append(members)
+    rest = OptimizerGroup(())
+    stray = [
+        _held(section, key, next(numbers), "" if key.isdigit() else key, state, rest, said)
+        for key, state in states.items()
+    ]
+    return [group for group in (*groups, stray) if group]
+
+
+def _held(
+    section: str,
+    key: int | str,
+    number: int,
+    name: str,
+    state: dict[str, TensorInfo],
+    group: OptimizerGroup,
+    said: OptimizerState,
+) -> Held:
+    # Apex counts the steps of a whole group.
+    step: int | float | TensorInfo | None = said.steps.get(str(key))
+    if step is None:
+        in_group = group.settings.get("step")
+        step = state.get("step", in_group if isinstance(in_group, (int, float)) else None)
+    state = {name: tensor for name, tensor in state.items() if name != "step"}
+    return Held(section, key, number, name, state, group.settings, step)
+
+
+def _states(table: ParameterTable, known: set[str]) -> dict[str, dict[str, TensorInfo]]:
+    """Tensors by key and name of the state, of rows such as ``state.0.exp_avg``."""
+    states: dict[str, dict[str, TensorInfo]] = {}
+    for tensor in table:
+        if tensor.name.startswith("state."):
+            key, leaf = _key_and_leaf(tensor.name.removeprefix("state."), known)
+            states.setdefault(key, {})[leaf] = tensor
+    return states
+
+
+def _key_and_leaf(path: str, known: set[str]) -> tuple[str, str]:
+    """``("fc.weight", "exp_avg")`` for ``fc.weight.exp_avg``: keys and states may both have dots."""
+    head, _, rest = path.partition(".")
+    if head in known and rest:
+        return head, rest
+    key = path
+    for _ in range(_MAX_NESTED):
+        key, _, _ = key.rpartition(".")
+        if key in known:
+            return key, path[len(key) + 1 :]
+    if head.isdigit() and rest:
+        return head, rest
+    key, _, leaf = path.rpartition(".")
+    return key, leaf
+
+
+# -- names -------------------------------------------------------------------------------
+
+
+class _Named(NamedTuple):
+    name: str
+    row: TensorInfo | None
+    held: Held
+
+
+class _Shown(NamedTuple):
+    named: _Named
+    family: Family
+
+
+def _named(groups: _Groups, model: Model) -> tuple[list[_Named], list[str]]:
+    """Each parameter that has a state, with its name; and what is to be said of the names."""
+    unnamed = [[held for held in group if not held.name] for group in groups]
+    unnamed = [group for group in unnamed if group]
+    by_order, notes = _by_order(unnamed, model)
+    several = len({held.section for group in groups for held in group}) > 1
+    found = []
+    for held in chain.from_iterable(groups):
+        row = model.row(held.name) if held.name else by_order.get((held.section, held.key))
+        if held.state:
+            number = f"parameter {held.number}"
+            name = held.name or (f"{held.section}: {number}" if several else number)
+            found.append(_Named(name if row is None else row.name, row, held))
+    return found, notes
+
+
+def _by_order(groups: _Groups, model: Model) -> tuple[dict[tuple[str, int | str], TensorInfo], list[str]]:
+    """The model's parameter of each that has only a number."""
+    if not groups:
+        return {}, []
+    shapes = [[shape_of(held.state) for held in group] for group in groups]
+    reading = model.read_order(shapes)
+    if reading is None:
+        return {}, [_NO_NAMES]
+    if reading.rows:
+        members = chain.from_iterable(groups)
+        rows = {(held.section, held.key): row for held, row in zip(members, reading.rows)}
+        return rows, [reading.note(model.title)]
+    sections = list(dict.fromkeys(held.section for group in groups for held in group))
+    if len(sections) > 1:  # two optimizers may share parameters, or be of different models
+        return _section_by_section(groups, sections, model)
+    return {}, [f"parameters have numbers, for they fit no names of {model.title}: {reading.said}"]
+
+
+def _section_by_section(
+    groups: _Groups, sections: Sequence[str], model: Model
+) -> tuple[dict[tuple[str, int | str], TensorInfo], list[str]]:
+    rows: dict[tuple[str, int | str], TensorInfo] = {}
+    notes = []
+    for section in sections:
+        found, said = _by_order([group for group in groups if group[0].section == section], model)
+        rows.update(found)
+        notes += [f"{_quoted(section)}: {sentence}" for sentence in said]
+    return rows, notes
+
+
+# -- figures -----------------------------------------------------------------------------
+
+
+def _measured(
+    shown: Sequence[_Shown], model: Model, progress: Progress | None
+) -> tuple[list[float | None], list[Measured]]:
+    """Steps and figures of each parameter."""
+    steps: list[float | None] = []
+    found = []
+    with StorageReader() as reader:
+        read = told(reader.read, progress, _all_read(shown, model))
+        for (name, row, held), family in shown:
+            step = held.step if not isinstance(held.step, TensorInfo) else number_in(held.step, reader.read)
+            moments = measured(family, held, step, read)
+            shape = _shape(family, held)
+            figures = moments.figures._replace(weight=model.weight(row, shape, read))
+            dtype = str((row or tensors_read(family, held)[0]).dtype)
+            found.append(Measured(name, row, shape, dtype, figures, moments.second_rms, moments.remark))
+            steps.append(step)
+    return steps, found
+
+
+def _shape(family: Family, held: Held) -> tuple[int, ...]:
+    return shape_of(held.state) or tensors_read(family, held)[0].shape
+
+
+def _all_read(shown: Iterable[_Shown], model: Model) -> Iterator[TensorInfo]:
+    for (_, row, held), family in shown:
+        yield from tensors_read(family, held)
+        if row is not None and model.has_values(row, _shape(family, held)):
+            yield row
+
+
+# -- what is said beside the rows --------------------------------------------------------
+
+
+def _remarks(
+    shown: Sequence[_Shown],
+    found: Sequence[Measured],
+    steps: Sequence[float | None],
+    groups: _Groups,
+    model: Model,
+) -> list[str]:
+    notes = list(dict.fromkeys(each.family.note for each in shown if each.family.note))
+    remarks = [each.remark for each in found if each.remark]
+    notes += [f"{plural(remarks.count(remark), 'parameter')}: {remark}" for remark in dict.fromkeys(remarks)]
+    decayed = [_decay(each) for each in shown]
+    if any(decayed):
+        most = max(decay for decay in decayed)
+        notes.append(f"what the optimizer keeps includes its weight decay (up to {most:g} × the weight)")
+    idle = sum(not held.state for group in groups for held in group)
+    if idle:
+        verb = "has" if idle == 1 else "have"
+        notes.append(
+            f"{plural(idle, 'parameter')} of the optimizer {verb} no state: frozen, or never stepped"
+        )
+    absent = model.parameters() - sum(map(len, groups))
+    if absent > 0:
+        verb = "is" if absent == 1 else "are"
+        notes.append(f"{plural(absent, 'parameter')} of {model.title} {verb} not in the optimizer")
+    if any(each.figures.weight is None for each in found):
+        notes.append(NO_WEIGHTS)
+    if len({step for step in steps if step is not None}) > 1:
+        notes.append("parameters have taken different numbers of steps")
+    return notes
+
+
+def _decay(each: _Shown) -> float:
+    """Weight decay that is added to the gradient before it goes into the state."""
+    settings = each.named.held.settings
+    decay, decoupled = settings.get("weight_decay"), settings.get("decoupled_weight_decay")
+    couples = each.family.couples if decoupled is None else decoupled is False
+    is_number = isinstance(decay, (int, float)) and isfinite(decay)
+    return float(decay) if couples and is_number and isinstance(decay, (int, float)) else 0.0
+
+
+def _setup(shown: Sequence[_Shown], steps: Sequence[float | None]) -> dict[str, str]:
+    setup = {"optimizer": _several(each.family.label for each in shown)}
+    counts = [step for step in steps if step is not None]
+    if counts:
+        low, high = min(counts), max(counts)
+        setup["step"] = _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+    for name in _SETTINGS:
+        values = [each.named.held.settings[name] for each in shown if name in each.named.held.settings]
+        if values:
+            setup[name] = _several(
+                ", ".join(map(str, value)) if isinstance(value, tuple) else visible(str(value))
+                for value in values
+            )
+    sections = [each.named.held.section for each in shown if each.named.held.section]
+    if sections:
+        setup["section"] = _several(visible(name[:80]) for name in sections)
+    return setup
+
+
+def _number(step: float) -> str:
+    return f"{int(step):,}" if isfinite(step) and step == int(step) else str(step)
+
+
+def _several(texts: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(texts))
+    return "; ".join(distinct[:_SHOWN]) + (" ..." if len(distinct) > _SHOWN else "")
+
+
+# -- errors ------------------------------------------------------------------------------
+
+_HINT = (
+    "save the optimizer with the model, torch.save({'model': model.state_dict(), 'optimizer': "
+    "optimizer.state_dict()}, ...); or run a backward pass: modelinspect grads net.py:Net --weights FILE"
+)
+
+
+def _nothing_there(checkpoint: Checkpoint, section: str | None) -> UnknownAnswerError:
+    where = visible(checkpoint.source)
+    if section is not None:
+        where = f"{_quoted(section)} of {where}"
+    names = [f"{_quoted(name)} ({checkpoint.roles[name]})" for name in checkpoint.tables]
+    held = ", ".join(names[:_SECTIONS_NAMED]) + (" ..." if len(names) > _SECTIONS_NAMED else "")
+    return UnknownAnswerError(
+        f"{where} holds no gradients and no optimizer's state",
+        details=(f"it holds {held}", "SGD without momentum keeps no state"),
+        hint=_HINT,
+    )
+
+
+def _nothing_known(checkpoint: Checkpoint, notes: Iterable[str]) -> UnknownAnswerError:
+    return UnknownAnswerError(
+        f"{visible(checkpoint.source)} holds an optimizer's state that says nothing of gradients",
+        details=tuple(notes),
+        hint=_HINT,
+    )
+
+
+def _quoted(section: str) -> str:
+    return f"section {visible(section[:80])!r}" if section else "what stands in no section"
