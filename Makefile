@@ -114,7 +114,7 @@ $(INSTALLED): $(WHEEL) $(RUNTIME)
 	@touch $@
 
 $(TEST_TOOLS): $(RUNTIME) pyproject.toml constraints.txt
-	@echo "==> downloading what the tests need: pytest, hypothesis, safetensors"
+	@echo "==> downloading what the tests need: pytest, hypothesis, safetensors, transformers, lightning, matplotlib"
 	@$(INSTALL) "$(WHEEL)[test]"
 	@touch $@
 

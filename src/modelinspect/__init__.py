@@ -19,15 +19,22 @@ from modelinspect.display import install as _install_display
 if TYPE_CHECKING:
     from modelinspect.analysis.count import CountReport as CountReport
     from modelinspect.analysis.fit import FitReport as FitReport
+    from modelinspect.analysis.gradients import GradientsReport as GradientsReport
+    from modelinspect.analysis.gradients import Thresholds as Thresholds
     from modelinspect.analysis.listing import ParamsReport as ParamsReport
+    from modelinspect.api import compare_runs as compare_runs
     from modelinspect.api import count as count
     from modelinspect.api import fit as fit
+    from modelinspect.api import grads as grads
     from modelinspect.api import load_definition as load_definition
     from modelinspect.api import open_checkpoint as open_checkpoint
     from modelinspect.api import params as params
     from modelinspect.dtypes import DType as DType
     from modelinspect.errors import ModelInspectError as ModelInspectError
+    from modelinspect.live.adapters import lightning_callback as lightning_callback
+    from modelinspect.live.adapters import trainer_callback as trainer_callback
     from modelinspect.live.definition import Definition as Definition
+    from modelinspect.live.watch import watch as watch
     from modelinspect.tensors import Checkpoint as Checkpoint
     from modelinspect.tensors import ParameterTable as ParameterTable
     from modelinspect.tensors import TensorInfo as TensorInfo
@@ -40,15 +47,22 @@ _HOME = {
     "DType": "dtypes",
     "Definition": "live.definition",
     "FitReport": "analysis.fit",
+    "GradientsReport": "analysis.gradients",
     "ModelInspectError": "errors",
     "ParameterTable": "tensors",
     "ParamsReport": "analysis.listing",
     "TensorInfo": "tensors",
+    "Thresholds": "analysis.gradients",
+    "compare_runs": "api",
     "count": "api",
     "fit": "api",
+    "grads": "api",
+    "lightning_callback": "live.adapters",
     "load_definition": "api",
     "open_checkpoint": "api",
     "params": "api",
+    "trainer_callback": "live.adapters",
+    "watch": "live.watch",
 }
 
 # Reports show themselves through this module, which is imported when one is shown.
@@ -60,16 +74,23 @@ __all__ = [
     "DType",
     "Definition",
     "FitReport",
+    "GradientsReport",
     "ModelInspectError",
     "ParameterTable",
     "ParamsReport",
     "TensorInfo",
+    "Thresholds",
     "__version__",
+    "compare_runs",
     "count",
     "fit",
+    "grads",
+    "lightning_callback",
     "load_definition",
     "open_checkpoint",
     "params",
+    "trainer_callback",
+    "watch",
 ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
 
-from modelinspect.errors import MissingDependencyError, UsageError
+from modelinspect.errors import MissingDependencyError, UsageError, visible
 from modelinspect.readers.registry import open_checkpoint as _open_path
 from modelinspect.targets import no_such_file, parse_target
 from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
@@ -21,11 +21,13 @@ from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
 if TYPE_CHECKING:
     from modelinspect.analysis.count import CountReport, Grouping
     from modelinspect.analysis.fit import FitReport
+    from modelinspect.analysis.gradients import GradientsReport, NormOrder, Thresholds
     from modelinspect.analysis.listing import ParamsReport
+    from modelinspect.analysis.runs import RunsReport
     from modelinspect.analysis.summary import ValueSummary
     from modelinspect.live.definition import Definition
 
-__all__ = ["count", "fit", "load_definition", "open_checkpoint", "params"]
+__all__ = ["compare_runs", "count", "fit", "grads", "load_definition", "open_checkpoint", "params"]
 
 Inspectable = Union[str, "os.PathLike[str]", Checkpoint, "Definition", ParameterTable, Mapping[str, Any], Any]
 """A target as on the command line, a path, a checkpoint, a definition, a table, an
@@ -233,6 +235,235 @@ def fit(definition: Inspectable, checkpoint: Inspectable, *, section: str | None
     return replace(report, notes=(*said, *expected.notes, *report.notes))
 
 
+def grads(
+    what: Inspectable,
+    *,
+    inputs: Any = None,
+    target: Any = None,
+    loss: str | Callable[..., Any] | None = None,
+    weights: str | None = None,
+    section: str | None = None,
+    save: str | None = None,
+    norm: NormOrder = "2",
+    thresholds: Thresholds | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sort: str | None = None,
+    reverse: bool = False,
+    top: int | None = None,
+    tree: bool = False,
+    by_module: bool = False,
+    depth: int | None = None,
+    progress: Callable[[int, int, float | None], None] | None = None,
+    read_as: str | None = None,
+    **recipe: Any,
+) -> GradientsReport:
+    """
+    Gradients: of a model by a forward and a backward pass, of a checkpoint by what it holds.
+
+    Args:
+        what: A definition or an ``nn.Module`` in hand, which comes back as it was; a
+            checkpoint with an optimizer's state or with gradients that were saved; the
+            file of a run that :func:`watch` recorded.
+        inputs: Of a model: texts as ``--input`` takes them, or the tensors themselves,
+            one, a tuple of positional or a dict of keyword arguments. None works an
+            input out from the model, and a note says which.
+        target: What the loss compares the output with, where tensors are given.
+        loss: A name as ``--loss`` takes it, or a function of output and target.
+        weights: Of a model: a checkpoint to load first, tensors only. Of a checkpoint:
+            where names and weights are, if not in it.
+        section: Of a checkpoint, that of *weights* included.
+        save: Where the state_dict of a model goes in the end.
+        norm: ``"1"``, ``"2"`` or ``"inf"``.
+        thresholds: Where a gradient stops being ok.
+        include: Globs of names to show; empty shows all.
+        exclude: Globs of names to leave out.
+        sort: Column to sort by; None keeps the order of registration.
+        reverse: Turn the order round.
+        top: Rows to keep, after sorting.
+        tree: Also arrange the rows as a tree of modules.
+        by_module: Also put them together by module.
+        depth: Levels of the tree, or dotted parts of modules, to show.
+        progress: While training: told of steps done, steps in all and the loss. While a
+            checkpoint is read: of bytes done and in all, and None.
+        read_as: Of a checkpoint: the format's name, instead of recognising it.
+        recipe: Further fields of :class:`modelinspect.live.recipe.Recipe`: ``data``,
+            ``seed``, ``mode``, ``device``, ``dtype``, ``autocast``, ``steps``, ``epochs``,
+            ``optimizer``, ``lr``, ``batch_size``, ``clip``, ``every``, ``per_sample``,
+            ``values``, ``parallel``, ``data_inputs``, ``data_target``.
+
+    Returns:
+        A row a parameter, each with a verdict; ``.is_healthy`` is what ``--check`` asks.
+
+    Raises:
+        ModelInspectError: As :func:`open_checkpoint` and :func:`load_definition`; a
+            forward or backward pass that fails is a DefinitionError.
+
+    Example:
+        >>> grads("models/regression.py").global_norm  # doctest: +SKIP
+        1.43
+    """
+    from modelinspect.analysis.gradients import Thresholds
+
+    if tree and by_module:
+        raise UsageError("a tree and a list by module are two arrangements: give one")
+    if depth is not None and not (tree or by_module):
+        raise UsageError("a depth was given and no tree asked for", hint="add --tree or --by module")
+    for flag, number in (("--depth", depth), ("--top", top)):
+        if number is not None and number < 0:
+            raise UsageError(f"{flag} is {number}, and can't be negative")
+    recipe.update(order=norm, thresholds=thresholds or Thresholds())
+    if isinstance(what, (str, os.PathLike)):
+        text = os.fspath(what)
+        parsed = parse_target(text) if isinstance(what, str) else None
+        if parsed is None or parsed.kind == "checkpoint":
+            path = text if parsed is None else parsed.path
+            _refuse_recipe(path, inputs, target, loss, save, recipe)
+            report = _file_gradients(path, norm, recipe["thresholds"], weights, section, progress, read_as)
+        else:
+            report = _model_gradients(text, inputs, target, loss, weights, section, save, progress, recipe)
+    elif isinstance(what, Checkpoint):
+        _refuse_recipe(what.source, inputs, target, loss, save, recipe)
+        report = _checkpoint_gradients(what, norm, recipe["thresholds"], weights, section, progress)
+    else:
+        report = _model_gradients(what, inputs, target, loss, weights, section, save, progress, recipe)
+    return _arranged(report, include, exclude, sort, reverse, top, tree, by_module, depth)
+
+
+def compare_runs(
+    paths: Sequence[str | os.PathLike[str]], *, thresholds: Thresholds | None = None
+) -> RunsReport:
+    """
+    Several recorded runs side by side.
+
+    Args:
+        paths: Files that :func:`watch` wrote, or ``grads --every N -o run.jsonl``.
+        thresholds: Where a gradient stops being ok; None: as the runs' files say.
+    """
+    from modelinspect.analysis import runs
+
+    return runs.compare_runs([runs.read_run(os.fspath(path)) for path in paths], thresholds=thresholds)
+
+
+def _refuse_recipe(
+    path: str, inputs: Any, target: Any, loss: Any, save: str | None, recipe: Mapping[str, Any]
+) -> None:
+    """What is asked of a forward pass has no meaning for a file."""
+    given = {"inputs": inputs, "target": target, "loss": loss, "save": save, **recipe}
+    for name in ("order", "thresholds"):
+        given.pop(name, None)
+    said = [name for name, value in given.items() if value not in (None, (), [], False) and name != "seed"]
+    if said:
+        flags = {"inputs": "input", "data_inputs": "x", "data_target": "y", "mode": "train"}
+        flag = "--" + flags.get(said[0], said[0]).replace("_", "-")
+        raise UsageError(
+            f"{visible(path)} is a file: nothing is run for its gradients, so {flag} means nothing",
+            hint="name a definition, and the file as its weights: net.py:Net --weights FILE",
+        )
+
+
+def _file_gradients(
+    path: str,
+    norm: NormOrder,
+    thresholds: Thresholds,
+    weights: str | None,
+    section: str | None,
+    progress: Callable[[int, int, float | None], None] | None,
+    read_as: str | None,
+) -> GradientsReport:
+    from modelinspect.analysis import runs
+
+    if os.path.isfile(path) and runs.is_run_file(path):
+        if weights is not None or section is not None:
+            raise UsageError(
+                f"{visible(path)} is the record of a run: it takes no --weights and no --section"
+            )
+        return runs.run_report(runs.read_run(path))
+    checkpoint = open_checkpoint(path, read_as=read_as)
+    return _checkpoint_gradients(checkpoint, norm, thresholds, weights, section, progress)
+
+
+def _checkpoint_gradients(
+    checkpoint: Checkpoint,
+    norm: NormOrder,
+    thresholds: Thresholds,
+    weights: str | None,
+    section: str | None,
+    progress: Callable[[int, int, float | None], None] | None,
+) -> GradientsReport:
+    try:
+        from modelinspect.analysis.optimizer_state import checkpoint_gradients
+    except ImportError as error:
+        raise _numpy_missing(error) from error
+    names = None if weights is None else _table_of(weights, None, None)[0]
+    told = None if progress is None else lambda done, total: progress(done, total, None)
+    return checkpoint_gradients(
+        checkpoint, order=norm, thresholds=thresholds, section=section, names=names, progress=told
+    )
+
+
+def _model_gradients(
+    what: Any,
+    inputs: Any,
+    target: Any,
+    loss: str | Callable[..., Any] | None,
+    weights: str | None,
+    section: str | None,
+    save: str | None,
+    progress: Callable[[int, int, float | None], None] | None,
+    recipe: dict[str, Any],
+) -> GradientsReport:
+    live = _live("gradients")
+    specs: tuple[str, ...] | None = None
+    if inputs is None or isinstance(inputs, str):
+        specs = () if inputs is None else (inputs,)
+    elif isinstance(inputs, (list, tuple)) and all(isinstance(each, str) for each in inputs):
+        specs = tuple(inputs)
+    batch = None if specs is not None else live.batch_of(inputs, target)
+    if batch is None and target is not None:
+        raise UsageError("a target is given without inputs")
+    made = _live("recipe").Recipe(inputs=specs or (), loss=loss if isinstance(loss, str) else None, **recipe)
+    options: dict[str, Any] = {"weights": weights, "section": section, "save": save, "progress": progress}
+    function = None if isinstance(loss, str) else loss
+    if isinstance(what, str):
+        if batch is not None:
+            raise UsageError(
+                "the inputs of a definition that is built here are spelt, not given as tensors",
+                hint="mi.load_definition(TARGET, real=True).module takes tensors",
+            )
+        return live.definition_gradients(what, made, loss=function, **options)  # type: ignore[no-any-return]
+    module = getattr(what, "module", None) if not _is_module(what) else what
+    if not _is_module(module):
+        raise UsageError(
+            f"a {type(what).__name__} has no gradients",
+            details=("expected a target, a path, a checkpoint, a definition or an nn.Module",),
+        )
+    return live.module_gradients(module, made, batch=batch, loss=function, **options)  # type: ignore[no-any-return]
+
+
+def _arranged(
+    report: GradientsReport,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    sort: str | None,
+    reverse: bool,
+    top: int | None,
+    tree: bool,
+    by_module: bool,
+    depth: int | None,
+) -> GradientsReport:
+    """The report with the rows that are to be shown, in order and by module."""
+    from modelinspect.analysis import gradient_rows as arrange
+
+    rows, unmatched = arrange.choose(report.rows, include, exclude)
+    rows = arrange.sorted_rows(rows, sort, report.order, reverse=reverse)[:top]
+    nodes = None
+    if tree or by_module:
+        make = arrange.gradient_tree if tree else arrange.by_module
+        nodes = make(rows, report.modules, depth)
+    return replace(report, rows=rows, tree=nodes, notes=(*report.notes, *_unmatched(unmatched)))
+
+
 def _table_of(what: Inspectable, section: str | None, read_as: str | None) -> tuple[ParameterTable, Any]:
     """The table that *what* stands for, and who holds it: a checkpoint, a definition, *what* itself."""
     if isinstance(what, (str, os.PathLike)):
@@ -288,9 +519,7 @@ def _values(
     try:
         from modelinspect.analysis.statistics import summarise_files
     except ImportError as error:
-        raise MissingDependencyError(
-            f"values need numpy, and numpy can't be imported: {error}", hint="pip install numpy"
-        ) from error
+        raise _numpy_missing(error) from error
     if table.origin == "file":
         return summarise_files(table, rows, progress=progress), ()
     live = _live("values")
@@ -305,6 +534,12 @@ def _values(
     if in_hand and not any(tensor.device == "meta" for tensor in table):
         return live.summarise_module(holder.module, rows, progress=progress), ()
     return live.summarise_fresh(holder, rows, seed=seed, progress=progress)  # type: ignore[no-any-return]
+
+
+def _numpy_missing(error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"values need numpy, and numpy can't be imported: {error}", hint="pip install numpy"
+    )
 
 
 def _live(module: str) -> Any:

@@ -16,7 +16,16 @@ from typing import Any, Literal, NamedTuple
 
 from modelinspect.errors import TargetError, visible
 
-__all__ = ["LIBRARIES", "Target", "did_you_mean", "no_such_file", "parse_target", "scheme_names"]
+__all__ = [
+    "LIBRARIES",
+    "Call",
+    "Target",
+    "did_you_mean",
+    "no_such_file",
+    "parse_call",
+    "parse_target",
+    "scheme_names",
+]
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 """Schemes that are there without an entry point."""
@@ -60,7 +69,7 @@ class Target:
     """Parentheses were written, even empty ones."""
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """``Net(1, hidden=13)`` taken apart."""
 
     name: str
@@ -165,7 +174,7 @@ def _is_module_spelling(rest: str) -> bool:
 
 
 def _in_module(text: str, module: str, rest: str) -> Target:
-    call = _parse_call(rest.strip(), text, _ATTRIBUTE) if rest.strip() else _Call("", (), {}, False)
+    call = _parse_call(rest.strip(), text, _ATTRIBUTE) if rest.strip() else Call("", (), {}, False)
     return Target(text, "definition", "", "module", module, *call)
 
 
@@ -195,14 +204,31 @@ def _registered() -> set[str]:
     return {point.name for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _parse_library_call(rest: str, text: str) -> _Call:
+def _parse_library_call(rest: str, text: str) -> Call:
     """A library's own names are free: ``resnet50.a1_in1k``, a folder with parentheses."""
     if os.path.lexists(rest) or not rest.endswith(")"):
-        return _Call(rest, (), {}, False)
+        return Call(rest, (), {}, False)
     return _parse_call(rest, text, r"[^()]+")
 
 
-def _parse_call(rest: str, text: str, names: str) -> _Call:
+def parse_call(text: str, what: str) -> Call:
+    """
+    Take a call with literal arguments apart, e.g. ``sgd(momentum=0.9)``; a name alone is one, too.
+
+    Args:
+        text: As typed.
+        what: Named in errors, e.g. a flag.
+
+    Raises:
+        TargetError: It is spelt otherwise, or an argument is no literal.
+
+    >>> parse_call("sgd(momentum=0.9)", "--optimizer").kwargs
+    {'momentum': 0.9}
+    """
+    return _parse_call(text.strip(), f"{what} {text}", _ATTRIBUTE)
+
+
+def _parse_call(rest: str, text: str, names: str) -> Call:
     """
     Take ``Net(1, hidden=13)`` apart. Arguments are literals; nothing is evaluated.
     """
@@ -213,9 +239,9 @@ def _parse_call(rest: str, text: str, names: str) -> _Call:
             f"{visible(text)}: {visible(name)!r} is no name of a definition", details=(_SPELLINGS,)
         )
     if not parenthesis:
-        return _Call(name, (), {}, False)
+        return Call(name, (), {}, False)
     args, kwargs = _literals("(" + arguments, text)
-    return _Call(name, args, kwargs, True)
+    return Call(name, args, kwargs, True)
 
 
 def _literals(parenthesised: str, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -25,7 +25,7 @@ latter taken as at least :data:`WEIGHT_FLOOR`, so that a bias of zeros has one t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import fsum, isfinite, isnan, nan, sqrt
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +49,8 @@ __all__ = [
     "global_norm",
     "judge",
     "settled",
+    "with_history",
+    "worst",
 ]
 
 Verdict = Literal["ok", "frozen", "cancelled", "none", "zero", "vanishing", "exploding", "inf", "nan"]
@@ -219,6 +221,8 @@ class GradientsReport(Displayed):
     global_norm: float | None
     """Over all rows, shown or not, added up in float64; None: there is no gradient."""
     thresholds: Thresholds = Thresholds()
+    modules: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Dotted path of a module to its class; empty where they are not known."""
     loss: float | None = None
     setup: Mapping[str, str] = field(default_factory=dict)
     """How it came about, for people: input, loss, data, device, optimizer, steps, seed ..."""
@@ -386,8 +390,3 @@ def with_history(
 ) -> list[GradientRow]:
     """The rows, each with the norms that were recorded under its name."""
     return [row._replace(history=tuple(norms.get(row.name, ()))) for row in rows]
-
-
-def with_rows(report: GradientsReport, rows: Sequence[GradientRow]) -> GradientsReport:
-    """The report with other rows to show."""
-    return replace(report, rows=rows)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from modelinspect.errors import UsageError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modelinspect.cli.options import OutputFormat
     from modelinspect.render.sheet import Sheet
 
-__all__ = ["chosen_format", "show"]
+__all__ = ["chosen_format", "show", "write_text"]
 
 _BY_SUFFIX: dict[str, OutputFormat] = {
     ".json": "json",
@@ -65,3 +65,20 @@ def show(
 
     with replacing(output) as stream:
         write_sheets(sheets, form, stream, fold=fold)
+
+
+def write_text(chunks: Iterable[str], output: str | None) -> None:
+    """
+    Write text that no sink makes to stdout or, whole or not at all, to a file.
+
+    Args:
+        chunks: The text.
+        output: File to replace; None is stdout.
+    """
+    if output is None:
+        sys.stdout.writelines(chunks)
+        return
+    from modelinspect.writers.atomic import replacing
+
+    with replacing(output) as stream:
+        stream.writelines(chunks)
