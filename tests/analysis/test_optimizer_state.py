@@ -503,8 +503,27 @@ def test_names_that_are_sorted_are_doubtful(tmp_path: Path) -> None:
         first, _ = adam(optimizer.state[parameter], optimizer.param_groups[0])
         assert_figures(rows[name], first, parameter.detach())
     said = note(report, "names are inferred")
-    assert "its names are sorted" in said
+    assert "whose names are sorted" in said
     assert said.endswith("two names of one shape may be exchanged")
+
+
+def test_sorted_names_that_do_not_fit(tmp_path: Path) -> None:
+    """Modules sorted out of the order of registration: numbers stay, and the note says what helps."""
+    from safetensors.torch import save_file
+
+    net = nn.Sequential()
+    net.add_module("z", nn.Linear(4, 3))
+    net.add_module("a", nn.Linear(3, 2))
+    optimizer = torch.optim.Adam(net.parameters())
+    trained(net, optimizer)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    checkpoint = saved(tmp_path / "optimizer.pt", optimizer.state_dict())
+    names = open_checkpoint(str(tmp_path / "model.safetensors")).table
+    report = checkpoint_gradients(checkpoint, names=names)
+    assert [row.name for row in report.rows] == [f"parameter {n}" for n in range(4)]
+    assert "a definition as --weights" in note(report, "parameters have numbers")
+    helped = checkpoint_gradients(checkpoint, names=module_table(net, "net.py:Net"))
+    assert [row.name for row in helped.rows] == ["z.weight", "z.bias", "a.weight", "a.bias"]
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:

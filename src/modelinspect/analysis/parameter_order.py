@@ -27,7 +27,8 @@ MAX_PLACES = 200_000
 MAX_WORK = 4_000_000
 """Groups times parameters up to which groups are looked for one by one."""
 
-_SORTED = "its names are sorted, so the order of registration is not known"
+_SORTED = "in the order of a file whose names are sorted, for that of registration is not known"
+_HELP = "its names are sorted; a definition as --weights says the order of registration"
 _Groups = Sequence[Sequence["Shape | None"]]
 
 
@@ -79,7 +80,7 @@ def read_order(groups: _Groups, table: ParameterTable) -> Reading:
                 certain = len(set(shapes)) == len(shapes) if is_sorted else _is_certain(groups, shapes)
                 return Reading(names, certain, said)
     why = _why_nothing_fits(wanted, there)
-    return Reading((), False, f"{why} ({_SORTED}: a definition says it)" if is_sorted else why)
+    return Reading((), False, f"{why} ({_HELP})" if is_sorted else why)
 
 
 def _is_sorted(rows: Sequence[TensorInfo]) -> bool:
@@ -109,7 +110,7 @@ def _orders(
     if len(asking) < len(parameters):
         found.insert(0, (asking, "those that ask for a gradient"))
     if is_sorted:
-        found.append((_weight_first(parameters), f"weights before biases ({_SORTED})"))
+        found.append((_weight_first(parameters), f"weights before biases, {_SORTED}"))
     found.append((list(there), "buffers included"))
     yield from sorted(found, key=lambda order: len(order[0]) != wanted)
 
