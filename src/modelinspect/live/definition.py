@@ -37,6 +37,8 @@ class Definition(Displayed):
     """Its parameters and buffers; the notes stand in it, too."""
     notes: tuple[str, ...] = ()
     """What should be said about how it was built and what was found."""
+    home: str | None = None
+    """The file it was found in, absolute; None for what a library made."""
 
 
 def load_definition(target: Target | str, *, meta: bool = True, seed: int | None = None) -> Definition:
@@ -66,7 +68,7 @@ def load_definition(target: Target | str, *, meta: bool = True, seed: int | None
         )
     with undisturbed(seed, program=parsed.path or parsed.text), visiting(_folder(parsed)):
         try:
-            built, table = _build(parsed, meta)
+            built, table, home = _build(parsed, meta)
         except (ModelInspectError, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -75,10 +77,10 @@ def load_definition(target: Target | str, *, meta: bool = True, seed: int | None
                 raise
             raise raised(f"{visible(parsed.text)} cannot be used", error) from error
     notes = (*built.notes, *table.notes)
-    return Definition(parsed.text, built.module, replace(table, notes=notes), notes)
+    return Definition(parsed.text, built.module, replace(table, notes=notes), notes, home)
 
 
-def _build(target: Target, meta: bool) -> tuple[Built, ParameterTable]:
+def _build(target: Target, meta: bool) -> tuple[Built, ParameterTable, str | None]:
     notes: tuple[str, ...] = ()
     if target.scheme in ("file", "module"):
         found = locate(target)
@@ -86,7 +88,7 @@ def _build(target: Target, meta: bool) -> tuple[Built, ParameterTable]:
         found, notes = from_library(target)
     built = build(found, target, meta=meta)
     table = module_table(built.module, target.text)
-    return built._replace(notes=(*notes, *built.notes)), table
+    return built._replace(notes=(*notes, *built.notes)), table, found.home
 
 
 def _folder(target: Target) -> str | None:

@@ -44,7 +44,7 @@ from modelinspect.live.recipe import Recipe
 from modelinspect.live.surroundings import undisturbed
 from modelinspect.live.training import Feed, Progress, Trained, autocast, train
 from modelinspect.live.user_errors import raised
-from modelinspect.live.weights import load_weights, save_weights
+from modelinspect.live.weights import check_suffix, load_weights, save_weights
 
 __all__ = ["batch_of", "definition_gradients", "module_gradients"]
 
@@ -81,6 +81,8 @@ def definition_gradients(
         CheckpointError: The weights can't be read.
         UsageError: Parts of the recipe contradict each other.
     """
+    if save is not None:
+        check_suffix(save)
     definition = _built(target, recipe)
     said = definition.notes
     origin = f"fresh, seed {recipe.seed}"
@@ -89,8 +91,9 @@ def definition_gradients(
         origin = weights
     with processes(recipe):
         report = _report(
-            definition.module, recipe, target=target, weights=origin, progress=progress, function=loss
-        )
+            definition.module, recipe, target=target, weights=origin, progress=progress,
+            function=loss, home=definition.home,
+        )  # fmt: skip
         if save is not None:
             said += save_weights(definition.module, save, metadata={"origin": f"modelinspect grads {target}"})
     return _noted(report, (*said, *report.notes))
@@ -122,6 +125,8 @@ def module_gradients(
     """
     name = type(module).__name__
     said: tuple[str, ...] = ()
+    if save is not None:
+        check_suffix(save)
     if recipe.trains or weights is not None or recipe.parallel is not None:
         module = copy.deepcopy(module)
     if weights is not None:
@@ -222,9 +227,10 @@ def _report(
     progress: Progress | None,
     prepared: Prepared | None = None,
     function: Callable[..., Any] | None = None,
+    home: str | None = None,
 ) -> GradientsReport:
     with undisturbed(recipe.seed, program=target):
-        bench = _bench(module, recipe, target, prepared, function)
+        bench = _bench(module, recipe, target, prepared, function, home)
         trained = None
         if recipe.trains:
             torch.manual_seed(recipe.seed)
@@ -261,6 +267,7 @@ def _bench(
     target: str,
     prepared: Prepared | None,
     function: Callable[..., Any] | None,
+    home: str | None,
 ) -> _Bench:
     device = _placed(module, recipe, target)
     data = None
@@ -269,7 +276,7 @@ def _bench(
     elif prepared is None and recipe.inputs:
         prepared = given_inputs(module, recipe.inputs, seed=recipe.seed)
     elif prepared is None:
-        prepared = inferred_inputs(module, seed=recipe.seed, device=device)
+        prepared = inferred_inputs(module, seed=recipe.seed, device=device, home=home)
     if recipe.mode is not None:
         module.train(recipe.mode == "train")
     feed = Feed(None if prepared is None else prepared.batch, data, recipe, device)
@@ -307,7 +314,9 @@ def _one_pass(bench: _Bench, batch: Batch, probe: Probe | None) -> float:
             with autocast(bench.recipe, bench.model):
                 value = bench.loss(output, batch.target)
             stage = "the backward pass"
-            value.backward()
+            # A loss that depends on no parameter has no gradients: the table says so.
+            if value.requires_grad:
+                value.backward()
     except (ModelInspectError, KeyboardInterrupt):
         raise
     except BaseException as error:

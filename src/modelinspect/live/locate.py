@@ -19,12 +19,12 @@ from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
-from modelinspect.errors import DefinitionError, TargetError, visible
+from modelinspect.errors import DefinitionError, TargetError, UsageError, visible
 from modelinspect.live.candidates import one_definition, public_definitions
 from modelinspect.live.user_errors import raised, said
-from modelinspect.targets import Target, did_you_mean, no_such_file, scheme_names
+from modelinspect.targets import Target, did_you_mean, no_such_file, parse_target, scheme_names
 
-__all__ = ["Found", "locate", "visiting"]
+__all__ = ["Found", "locate", "user_object", "visiting"]
 
 _MOST_LISTED = 12
 
@@ -59,6 +59,27 @@ def locate(target: Target) -> Found:
     home = getattr(module, "__file__", None)
     name = target.attribute or _the_one(module, spelt)
     return Found(_resolve(module, name, spelt, home), f"{spelt}:{name}", home)
+
+
+def user_object(text: str, flag: str) -> Any:
+    """
+    What a flag names in a user's file or module, e.g. ``--loss train.py:my_loss``.
+
+    Args:
+        text: ``file.py:NAME`` or ``package.module:NAME``.
+        flag: Named in errors.
+
+    Raises:
+        UsageError: It is spelt otherwise.
+        TargetError: There is no such file.
+        DefinitionError: It can't be imported, or lacks that name.
+    """
+    target = parse_target(text)
+    if target.kind != "definition" or not target.attribute or target.called:
+        raise UsageError(f"{flag} {visible(text)} names nothing in a file", hint="spelt file.py:NAME")
+    folder = os.path.dirname(os.path.abspath(target.path)) if target.path else os.getcwd()
+    with visiting(folder):
+        return locate(target).object
 
 
 class _Visit:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modelinspect.analysis.gradients import Finding, History, NormOrder, global_norm
 from modelinspect.analysis.runs import diverges
-from modelinspect.errors import ModelInspectError, UsageError, visible
+from modelinspect.errors import DefinitionError, ModelInspectError, UsageError, visible
 from modelinspect.live.data import Data
 from modelinspect.live.inputs import Batch, moved
 from modelinspect.live.norms import measure, trainable_parameters, unique_parameters
@@ -179,6 +179,11 @@ def _one_step(
         optimizer.zero_grad()
         with autocast(recipe, model):
             value = loss(model(*done.batch.args, **done.batch.kwargs), done.batch.target)
+        if not value.requires_grad:
+            raise DefinitionError(
+                f"{visible(target)} can't be trained: the loss depends on no parameter",
+                hint="without --steps and --epochs the table says what is detached",
+            )
         value.backward()
         calls += 1
         if calls == 1:  # LBFGS asks several times; what it begins with counts

@@ -8,11 +8,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from modelinspect.errors import TargetError, visible
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "replacing_bytes"]
 
 
 @contextmanager
@@ -27,8 +27,26 @@ def replacing(path: str) -> Iterator[TextIO]:
     Raises:
         TargetError: The folder cannot be written to.
     """
+    with _replacing(path, {"mode": "w", "encoding": "utf-8", "newline": ""}) as stream:
+        yield cast("TextIO", stream)
+
+
+@contextmanager
+def replacing_bytes(path: str) -> Iterator[BinaryIO]:
+    """
+    The same for bytes.
+
+    Raises:
+        TargetError: The folder cannot be written to.
+    """
+    with _replacing(path, {"mode": "wb"}) as stream:
+        yield cast("BinaryIO", stream)
+
+
+@contextmanager
+def _replacing(path: str, how: dict[str, Any]) -> Iterator[IO[Any]]:
     if os.path.exists(path) and not os.path.isfile(path):
-        with _opened(path) as stream:
+        with _opened(path, how) as stream:
             yield stream
         return
     real = os.path.realpath(path)
@@ -39,7 +57,7 @@ def replacing(path: str) -> Iterator[TextIO]:
     except OSError as error:
         raise _cannot(path, error) from error
     try:
-        with open(handle, "w", encoding="utf-8", newline="") as stream:
+        with open(handle, **how) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -51,9 +69,9 @@ def replacing(path: str) -> Iterator[TextIO]:
         raise
 
 
-def _opened(path: str) -> TextIO:
+def _opened(path: str, how: dict[str, Any]) -> IO[Any]:
     try:
-        return open(path, "w", encoding="utf-8", newline="")
+        return cast("IO[Any]", open(path, **how))
     except OSError as error:
         raise _cannot(path, error) from error
 

@@ -1,0 +1,85 @@
+"""
+Write safetensors files as the library of that name does. Standard library only.
+
+Source: safetensors 0.8 ``safetensors/src/tensor.rs``, ``prepare``: tensors by the size of
+their elements, largest first, then by name; the header is padded with blanks to a
+multiple of 8 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
+from typing import BinaryIO, NamedTuple
+
+from modelinspect.dtypes import DType
+from modelinspect.errors import UsageError, visible
+
+__all__ = ["Entry", "write_safetensors"]
+
+
+class Entry(NamedTuple):
+    """One tensor to write."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    read: Callable[[], Iterable[bytes | memoryview]]
+    """Gives its bytes, contiguous and little-endian, when it is its turn."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in the file."""
+        return self.dtype.nbytes(prod(self.shape))
+
+
+def write_safetensors(
+    stream: BinaryIO, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+) -> None:
+    """
+    Write tensors, one at a time.
+
+    Args:
+        stream: Where to, at its beginning.
+        entries: Each name once, in any order.
+        metadata: Texts for ``__metadata__``.
+
+    Raises:
+        UsageError: The format lacks a data type, a name is given twice or can't be written.
+        ValueError: The bytes of an entry are not as many as its shape takes.
+    """
+    ordered = sorted(entries, key=lambda entry: (-entry.dtype.bits, entry.name))
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    offset = 0
+    for entry in ordered:
+        if entry.dtype.safetensors is None:
+            raise UsageError(
+                f"safetensors has no data type {entry.dtype.name}, which {visible(entry.name)!r} is of",
+                hint="save as .pt",
+            )
+        if entry.name in header:
+            raise UsageError(f"{visible(entry.name)!r} can't be written: that name is taken")
+        header[entry.name] = {
+            "dtype": entry.dtype.safetensors,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.nbytes],
+        }
+        offset += entry.nbytes
+    stream.write(_encoded(header))
+    for entry in ordered:
+        written = 0
+        for chunk in entry.read():
+            stream.write(chunk)
+            written += memoryview(chunk).nbytes
+        if written != entry.nbytes:
+            raise ValueError(f"{entry.name!r} takes {entry.nbytes} bytes, and {written} came")
+
+
+def _encoded(header: Mapping[str, object]) -> bytes:
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("a name can't be written as UTF-8", hint="save as .pt") from error
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
