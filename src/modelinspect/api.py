@@ -456,11 +456,13 @@ def _arranged(
     from modelinspect.analysis import gradient_rows as arrange
 
     rows, unmatched = arrange.choose(report.rows, include, exclude)
-    rows = arrange.sorted_rows(rows, sort, report.order, reverse=reverse)[:top]
+    rows = arrange.sorted_rows(rows, sort, report.order, reverse=reverse)
     nodes = None
-    if tree or by_module:
-        make = arrange.gradient_tree if tree else arrange.by_module
-        nodes = make(rows, report.modules, depth)
+    if by_module:
+        nodes = arrange.by_module(rows, report.modules, depth)[:top]
+    else:
+        rows = rows[:top]
+        nodes = arrange.gradient_tree(rows, report.modules, depth) if tree else None
     return replace(report, rows=rows, tree=nodes, notes=(*report.notes, *_unmatched(unmatched)))
 
 

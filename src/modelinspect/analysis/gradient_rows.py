@@ -5,6 +5,7 @@ Which rows of a gradient table, in which order, under which modules; what they s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isnan
 from typing import Any, Literal
 
 from modelinspect.analysis.gradients import (
@@ -45,17 +46,18 @@ def choose(
 
 
 def _of_figures(get: Callable[[Figures], float | None]) -> Callable[[GradientRow, NormOrder], Any]:
-    """What there is no figure of comes first."""
-
-    def key(row: GradientRow, _order: NormOrder) -> tuple[bool, float]:
-        value = None if row.figures is None else get(row.figures)
-        return value is not None, 0.0 if value is None else value
-
-    return key
+    return lambda row, _order: _place(None if row.figures is None else get(row.figures))
 
 
-def _norm(row: GradientRow, order: NormOrder) -> tuple[bool, float]:
-    return row.figures is not None, 0.0 if row.figures is None else row.figures.norm(order)
+def _norm(row: GradientRow, order: NormOrder) -> tuple[int, float]:
+    return _place(None if row.figures is None else row.figures.norm(order))
+
+
+def _place(value: float | None) -> tuple[int, float]:
+    """What there is no figure of comes first, NaN last."""
+    if value is None:
+        return 0, 0.0
+    return (2, 0.0) if isnan(value) else (1, value)
 
 
 _KEYS: dict[str, Callable[[GradientRow, NormOrder], Any]] = {
@@ -205,24 +207,26 @@ def row_findings(rows: Sequence[GradientRow]) -> tuple[Finding, ...]:
 
 
 def _extremes(rows: Sequence[GradientRow], verdict: Literal["vanishing", "exploding"]) -> Iterator[Finding]:
-    sick = sum(row.verdict == verdict for row in rows)
+    sick = [(row.figures, row.name) for row in rows if row.figures is not None and row.verdict == verdict]
     if not sick:
         return
-    finite = [
+    others = [
         (row.figures, row.name)
         for row in rows
-        if row.figures is not None and row.verdict in ("ok", "vanishing", "exploding")
+        if row.figures is not None and row.figures.numel and row.verdict in ("ok", "vanishing", "exploding")
     ]
-    low, high = min(finite, key=_rms), max(finite, key=_rms)
-    (far, far_name), (near, near_name) = (low, high) if verdict == "vanishing" else (high, low)
+    least, most = min, max
+    if verdict == "exploding":
+        least, most = max, min
+    (far, far_name), (near, near_name) = least(sick, key=_l2), most(others, key=_l2)
     verb = {"vanishing": "vanish", "exploding": "explode"}[verdict]
-    what = f"1 gradient {verb}s" if sick == 1 else f"{sick} gradients {verb}"
+    what = f"1 gradient {verb}s" if len(sick) == 1 else f"{len(sick)} gradients {verb}"
     way = "down" if verdict == "vanishing" else "up"
     text = f"{what}: {way} to {far.l2:.2g} at {visible(far_name)}"
-    if near_name != far_name:
+    if near.l2 != far.l2:
         text += f", from {near.l2:.2g} at {visible(near_name)}"
     yield Finding(verdict, text, far_name.rpartition(".")[0])
 
 
-def _rms(pair: tuple[Figures, str]) -> float:
-    return pair[0].rms
+def _l2(pair: tuple[Figures, str]) -> float:
+    return pair[0].l2

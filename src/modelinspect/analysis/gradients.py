@@ -16,9 +16,10 @@ latter taken as at least :data:`WEIGHT_FLOOR`, so that a bias of zeros has one t
 - ``zero``: every value is exactly 0.
 - ``vanishing``: the relative size is below ``Thresholds.vanishing``.
 - ``exploding``: the relative size is above ``Thresholds.exploding``.
-- ``cancelled``: a bias whose gradient is zero or vanishing beside a weight of the same
-  module that is ok. What such a bias adds is taken away again downstream: by a
-  BatchNorm, or by the softmax over the keys of an attention. It is as it should be.
+- ``cancelled``: a bias whose gradient is zero or vanishing, and below
+  :data:`CANCELLED_SHARE` of that of a weight of the same module that is ok (root mean
+  squares). What such a bias adds is taken away again downstream: by a BatchNorm, or by
+  the softmax over the keys of an attention. It is as it should be.
 - ``ok``: anything else.
 """
 
@@ -26,12 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum, isfinite, isnan, nan, sqrt
+from math import fsum, inf, isfinite, isnan, nan, sqrt
 from typing import Any, Literal, NamedTuple
 
 from modelinspect.display import Displayed
 
 __all__ = [
+    "CANCELLED_SHARE",
     "SICK",
     "WEIGHT_FLOOR",
     "Figures",
@@ -60,6 +62,8 @@ NormOrder = Literal["1", "2", "inf"]
 
 WEIGHT_FLOOR = 0.01
 """Root mean square that a weight is taken to have at least, when a gradient is put beside it."""
+CANCELLED_SHARE = 1e-3
+"""What remains of a bias's gradient that cancels out is rounding: less than this of the weight's."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ class Figures(NamedTuple):
     @property
     def relative_size(self) -> float:
         """Root mean square over that of the weight, the latter at least :data:`WEIGHT_FLOOR`."""
-        weight = self.weight / sqrt(self.numel) if self.weight is not None and self.numel else 0.0
-        return self.rms / max(weight, WEIGHT_FLOOR)
+        weight = self.weight if self.weight is not None and isfinite(self.weight) else 0.0
+        return self.rms / max(weight / sqrt(self.numel or 1), WEIGHT_FLOOR)
 
     @property
     def zero_share(self) -> float:
@@ -269,13 +273,13 @@ def judge(
         return "none"
     if figures.numel == 0:
         return "ok"
-    if figures.nans:
+    if figures.nans or isnan(figures.l2):
         return "nan"
     if figures.infinities or not isfinite(figures.l2):
         return "inf"
     size, rms = figures.relative_size, figures.rms
     if second_rms is not None and second_rms > rms:
-        size, rms = (size * (second_rms / rms) if rms else second_rms / WEIGHT_FLOOR), second_rms
+        size, rms = figures._replace(l2=second_rms * sqrt(figures.numel)).relative_size, second_rms
     if rms == 0:
         return "zero"
     if size < thresholds.vanishing:
@@ -293,9 +297,11 @@ def settled(rows: Sequence[GradientRow]) -> list[GradientRow]:
     >>> settled(rows)[1].verdict
     'cancelled'
     """
-    healthy = {
-        row.name.rpartition(".")[0] for row in rows if len(row.shape) > 1 and row.verdict == "ok"
-    }  # modules with a weight that learns
+    sizes: dict[str, float] = {}
+    for row in rows:
+        if len(row.shape) > 1 and row.verdict == "ok":
+            module = row.name.rpartition(".")[0]
+            sizes[module] = max(sizes.get(module, 0.0), _size(row))
 
     def is_cancelled(row: GradientRow) -> bool:
         module, _, leaf = row.name.rpartition(".")
@@ -303,7 +309,7 @@ def settled(rows: Sequence[GradientRow]) -> list[GradientRow]:
             row.verdict in ("zero", "vanishing")
             and len(row.shape) == 1
             and "bias" in leaf
-            and module in healthy
+            and _size(row) < CANCELLED_SHARE * sizes.get(module, 0.0)
         )
 
     return [
@@ -312,6 +318,11 @@ def settled(rows: Sequence[GradientRow]) -> list[GradientRow]:
         else row
         for row in rows
     ]
+
+
+def _size(row: GradientRow) -> float:
+    """Root mean square of a gradient, by the second moment where that is larger."""
+    return max(0.0 if row.figures is None else row.figures.rms, row.second_rms or 0.0)
 
 
 _WORST_FIRST: tuple[Verdict, ...] = (
@@ -371,8 +382,12 @@ def root_of_squares(norms: Sequence[float]) -> float:
 
 
 def _sum(values: Iterable[float]) -> float:
+    """Exact to the last place; infinite where the sum leaves the range."""
     values = list(values)
-    return fsum(values) if all(map(isfinite, values)) else sum(values)
+    try:
+        return fsum(values) if all(map(isfinite, values)) else sum(values)
+    except OverflowError:
+        return inf
 
 
 def _most(values: Iterable[float]) -> float:

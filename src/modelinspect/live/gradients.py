@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 
 from modelinspect.analysis.gradient_rows import row_findings
 from modelinspect.analysis.gradients import (
@@ -349,7 +349,7 @@ def _rows(bench: _Bench) -> list[GradientRow]:
     rows = [
         _row(each, figures, recipe, gradient)
         for each, figures, gradient in zip(named, found, gradients)
-        if not is_lazy(each.parameter)
+        if not isinstance(each.parameter, UninitializedParameter)
     ]
     return settled(rows)
 

@@ -31,7 +31,7 @@ def hugging_face_inputs(module: nn.Module, seed: int) -> Offered | None:
         seed: Of the values.
     """
     config, main = getattr(module, "config", None), getattr(module, "main_input_name", None)
-    if not isinstance(main, str) or not hasattr(config, "model_type"):
+    if config is None or not isinstance(main, str) or not hasattr(config, "model_type"):
         return None
     taken = set(inspect.signature(module.forward).parameters)
     made = _Made(config, torch.Generator().manual_seed(seed))

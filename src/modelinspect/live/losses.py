@@ -125,7 +125,7 @@ class Loss:
         if _own_loss(output) is not None:
             return "the model's own loss", self._own("model")
         if target is None:
-            return "probe", self._own("probe")
+            return "probe (mean squared distance to a random target)", self._own("probe")
         if _is_of_classes(output, target):
             return "cross_entropy", _with_target(functional.cross_entropy)
         return "mse_loss", _with_target(functional.mse_loss)

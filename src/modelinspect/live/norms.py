@@ -1,9 +1,10 @@
 """
 Measure gradients: norms, largest entry, zeros, NaN, for tensors of every kind.
 
-Norms are added up in float64 over rows of :data:`ROW` elements that are summed in
-float32: as exact as float64 from the start (1e-8), at a tenth of the time. Where
-squares leave the range of float32, the gradient is measured in float64 whole.
+L2 norms are added up in float64 over rows of :data:`ROW` elements that are summed in
+float32: within 2e-7 of float64 from the start whatever the values, and as a rule within
+1e-9, at a twentieth of the time. Where squares leave the range of float32, the gradient
+is measured in float64 whole. L1 norms are added up in float64.
 
 A gradient that is sharded over processes (``DTensor``) is measured where it lies and
 the parts are put together by one exchange for all of them, so that every process knows
@@ -23,8 +24,12 @@ from modelinspect.analysis.gradients import Figures
 
 __all__ = ["Named", "figures_of", "l2_norms", "measure", "trainable_parameters", "unique_parameters"]
 
-ROW = 1024
+ROW = 64
 """Elements that are added up in float32 before float64 takes over."""
+_FEW = 1024
+"""Elements that are quicker to add up in float64 than in rows."""
+_BLOCK = 2**22
+"""Elements of which float64 copies are made at a time."""
 _SMALLEST, _LARGEST = 1e-15, 1e15
 """Norms of float32 between these were computed without over- or underflow."""
 
@@ -47,7 +52,8 @@ def unique_parameters(module: nn.Module) -> list[Named]:
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
     for name, parameter in unwrapped(module).named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name.replace("_orig_mod.", ""))
+        inner = ".".join(part for part in name.split(".") if part != "_orig_mod")
+        names.setdefault(id(parameter), []).append(inner)
         parameters[id(parameter)] = parameter
     return [Named(found[0], parameters[key], tuple(found[1:])) for key, found in names.items()]
 
@@ -61,7 +67,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The model inside of DataParallel, DistributedDataParallel and ``torch.compile``."""
     while True:
         inner = getattr(module, "_orig_mod", None)
-        if inner is None and type(module).__name__ in ("DataParallel", "DistributedDataParallel"):
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = module.module
         if not isinstance(inner, nn.Module):
             return module
@@ -135,7 +141,8 @@ def _values(tensor: Tensor) -> Tensor:
     elif tensor.layout != torch.strided:
         tensor = tensor.values()
     if tensor.is_complex():
-        tensor = tensor.abs()
+        # In float32 the absolute value of what is finite may be infinite.
+        tensor = tensor.abs() if tensor.device.type == "mps" else tensor.to(torch.complex128).abs()
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if tensor.element_size() == 1:  # float8 has next to no operations
@@ -185,7 +192,7 @@ def _l2_quick(values: Tensor) -> Tensor:
     """As a tensor on the values' device, so that nothing waits for it."""
     wide = _widest(values)
     norm: Tensor
-    if values.dtype == torch.float64 or values.numel() <= ROW:
+    if values.dtype == torch.float64 or values.numel() <= _FEW:
         norm = torch.linalg.vector_norm(values, dtype=wide)
         return norm
     even = values.numel() // ROW * ROW
@@ -197,12 +204,7 @@ def _l2_quick(values: Tensor) -> Tensor:
 
 def _l1(values: Tensor) -> float:
     wide = _widest(values)
-    total = nan
-    if values.dtype != torch.float64 and values.numel() > ROW:
-        even = values.numel() // ROW * ROW
-        rows = torch.linalg.vector_norm(values[:even].view(-1, ROW), 1, dim=1, dtype=torch.float32)
-        total = float(rows.to(wide).sum()) + float(torch.linalg.vector_norm(values[even:], 1, dtype=wide))
-    return total if isfinite(total) else float(torch.linalg.vector_norm(values, 1, dtype=wide))
+    return float(torch.stack([block.abs().sum(dtype=wide) for block in values.split(_BLOCK)]).sum())
 
 
 def _widest(values: Tensor) -> torch.dtype:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 __all__ = ["preserved"]
 
@@ -24,9 +24,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     get back their values. A lazy module that is run for the first time stays initialised.
     """
     modes = [(module, module.training) for module in model.modules()]
-    parameters = [(p, p.grad, None if is_lazy(p) else p.data) for p in model.parameters()]
+    parameters = [(p, p.grad, _memory_of(p)) for p in model.parameters()]
     buffers = [
-        (module, name, buffer, None if is_lazy(buffer) else buffer.detach().clone())
+        (module, name, buffer, None if _is_lazy(buffer) else buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -45,6 +45,14 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for module, name, buffer, values in buffers:
             if values is not None:
                 _give_back(module, name, buffer, values)
+
+
+def _memory_of(parameter: nn.Parameter) -> Tensor | None:
+    return None if _is_lazy(parameter) else parameter.data
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
 
 
 def _give_back(module: nn.Module, name: str, buffer: Tensor, values: Tensor) -> None:

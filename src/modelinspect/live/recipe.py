@@ -118,4 +118,4 @@ def dtype_of(name: str, flag: str) -> torch.dtype:
             f"{flag}: torch has no floating-point type {visible(name)!r}",
             hint=did_you_mean(name, _FLOATS) or "for example bfloat16, float16, float64",
         )
-    return found  # type: ignore[no-any-return]
+    return found

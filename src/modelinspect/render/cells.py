@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from typing import Any
 
 from modelinspect.errors import visible
 from modelinspect.render.sheet import ColumnKind, Sheet
-from modelinspect.render.units import count_text, ratio_text, shape_text, short_bytes
+from modelinspect.render.units import count_text, ratio_text, shape_text, short_bytes, short_number
 
 __all__ = [
     "RIGHT_ALIGNED",
@@ -30,7 +31,7 @@ __all__ = [
 
 TEXT_KINDS: frozenset[ColumnKind] = frozenset({"name", "text", "dtype", "status"})
 """Kinds whose values are text, and may be a file's."""
-RIGHT_ALIGNED: frozenset[ColumnKind] = frozenset({"count", "bytes", "ratio"})
+RIGHT_ALIGNED: frozenset[ColumnKind] = frozenset({"count", "bytes", "ratio", "number"})
 UNKNOWN = "unknown"
 
 
@@ -46,11 +47,11 @@ def shown_column(kind: ColumnKind, values: Sequence[Any]) -> list[str]:
     Args:
         kind: The column's kind.
         values: Raw values as :class:`Column` describes them; None is ``unknown``
-            where a number or a yes is expected, and empty where a text is.
+            where a count or a yes is expected, and empty elsewhere.
     """
     if kind in TEXT_KINDS:
         return all_visible(values)
-    shown = _each_once(_SHOWN[kind], values, "" if kind == "shape" else UNKNOWN)
+    shown = _each_once(_SHOWN[kind], values, "" if kind in _BLANK else UNKNOWN)
     return _units_aligned(shown) if kind == "bytes" else shown
 
 
@@ -77,6 +78,10 @@ def _each_once(convert: Callable[[Any], str], values: Sequence[Any], none: str) 
     return [words[value] for value in values]
 
 
+_BLANK = ("shape", "number", "ratio")
+"""Kinds of which None is no value, rather than one that isn't known."""
+
+
 def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -85,11 +90,19 @@ def _true_or_false(value: bool) -> str:
     return "true" if value else "false"
 
 
+def _raw_number(value: float) -> str:
+    """As Python writes it, and NaN and infinity as JSON Lines of this program do."""
+    if isfinite(value):
+        return repr(value)
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124
+
+
 _SHOWN: dict[ColumnKind, Callable[[Any], str]] = {
     "count": count_text,
     "bytes": short_bytes,
     "shape": shape_text,
     "ratio": ratio_text,
+    "number": short_number,
     "flag": _yes_or_no,
 }
 _RAW: dict[ColumnKind, Callable[[Any], str]] = {
@@ -97,6 +110,7 @@ _RAW: dict[ColumnKind, Callable[[Any], str]] = {
     "bytes": str,
     "shape": shape_text,
     "ratio": repr,
+    "number": _raw_number,
     "flag": _true_or_false,
 }
 

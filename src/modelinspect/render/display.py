@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from modelinspect.analysis.count import CountReport
 from modelinspect.analysis.fit import FitReport
+from modelinspect.analysis.gradients import GradientsReport
 from modelinspect.analysis.listing import ParamsReport, total
+from modelinspect.analysis.runs import RunsReport
 from modelinspect.render.folding import fold
 from modelinspect.render.sheet import Sheet
 from modelinspect.render.views.checkpoint import checkpoint_sheet
 from modelinspect.render.views.count import count_card
 from modelinspect.render.views.fit import fit_sheet
+from modelinspect.render.views.grads import grads_sheet, runs_sheet
 from modelinspect.render.views.params import params_sheet
 from modelinspect.tensors import Checkpoint, ParameterTable
 
@@ -33,6 +36,10 @@ def sheets_of(report: object) -> tuple[Sheet, ...]:
         sheets = (params_sheet(report),)
     elif isinstance(report, FitReport):
         sheets = (fit_sheet(report),)
+    elif isinstance(report, GradientsReport):
+        sheets = (grads_sheet(report),)
+    elif isinstance(report, RunsReport):
+        sheets = (runs_sheet(report),)
     elif isinstance(report, Checkpoint):
         sheets = (checkpoint_sheet(report),)
     elif isinstance(table := _table_of(report), ParameterTable):

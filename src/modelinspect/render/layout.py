@@ -25,6 +25,7 @@ from modelinspect.render.units import (
     ratio_text,
     short_bytes,
     short_count,
+    short_number,
 )
 
 __all__ = [
@@ -280,6 +281,8 @@ def _figure(line: Line) -> str:
     if line.kind == "bytes":
         label = "" if line.label in ("byte", "bytes") else f" {visible(line.label)}"
         return f"{long_bytes(line.value)}{label}{remark}"
+    if line.kind == "number":
+        return f"{visible(line.label)} {short_number(line.value)}{remark}"
     text = ratio_text(line.value) if line.kind == "ratio" else long_count(line.value)
     return f"{text} {visible(line.label)}{remark}"
 
@@ -332,6 +335,8 @@ def _full_and_short(line: Line) -> tuple[str, str]:
         return f"{line.value:,}", f"({short_bytes(line.value)})" if line.value >= 1024 else ""
     if line.kind == "count":
         return f"{line.value:,}", f"({short_count(line.value)})" if line.value >= SHORT_FROM else ""
+    if line.kind == "number":
+        return short_number(line.value), ""
     return ratio_text(line.value) if line.kind == "ratio" else visible(str(line.value)), ""
 
 

@@ -18,7 +18,7 @@ __all__ = ["SCHEMA_VERSION", "Column", "ColumnKind", "Line", "Sheet"]
 SCHEMA_VERSION = 1
 """Of every JSON document; raised when a field changes its meaning or goes."""
 
-ColumnKind = Literal["name", "text", "count", "bytes", "shape", "dtype", "ratio", "flag", "status"]
+ColumnKind = Literal["name", "text", "count", "bytes", "shape", "dtype", "ratio", "number", "flag", "status"]
 
 
 class Column(NamedTuple):
@@ -26,8 +26,8 @@ class Column(NamedTuple):
     One column: its key in JSON and CSV, its heading, and how its values are shown.
 
     Raw values by kind: ``name``, ``text``, ``dtype`` and ``status`` str; ``count``
-    and ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1;
-    ``flag`` bool. None is "not known" of a number or a flag, "none" of a text.
+    and ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1; ``number`` any float;
+    ``flag`` bool. None is "not known" of a count or a flag, "none" of anything else.
     """
 
     key: str

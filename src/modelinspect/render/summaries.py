@@ -10,7 +10,7 @@ from typing import Any
 from modelinspect.analysis.summary import ValueSummary
 from modelinspect.errors import visible
 
-__all__ = ["number_text", "summary_fields", "summary_text"]
+__all__ = ["number_text", "summary_fields", "summary_text", "values_text"]
 
 
 def summary_text(summary: ValueSummary | None) -> str:
@@ -70,10 +70,20 @@ def number_text(value: Any) -> str:
     return visible(str(value))
 
 
+def values_text(values: Any) -> str:
+    """
+    Nested lists of numbers in full; nothing for None.
+
+    >>> values_text([[0.5, 1.25], [2, -1e-9]])
+    '[[0.5, 1.25], [2, -1e-09]]'
+    """
+    return "" if values is None else _in_full(values)
+
+
 def _in_full(values: Any) -> str:
     if isinstance(values, (list, tuple)):
         return f"[{', '.join(map(_in_full, values))}]"
-    return number_text(values)
+    return values if isinstance(values, str) else number_text(values)
 
 
 def _figures(summary: ValueSummary) -> str:

@@ -30,6 +30,7 @@ _STYLES = {
     "dtype": Style(color="magenta"),
     "bytes": Style(dim=True),
     "ratio": Style(dim=True),
+    "number": Style(),
     "text": Style(),
     "flag": Style(),
     "unknown": Style(dim=True, italic=True),
@@ -46,6 +47,14 @@ _STYLES = {
     "status-shape": Style(color="red", bold=True),
     "status-layout": Style(color="red", bold=True),
     "status-dtype": Style(color="yellow"),
+    "status-frozen": Style(dim=True),
+    "status-cancelled": Style(dim=True),
+    "status-none": Style(color="yellow", bold=True),
+    "status-zero": Style(color="yellow", bold=True),
+    "status-vanishing": Style(color="yellow", bold=True),
+    "status-exploding": Style(color="red", bold=True),
+    "status-inf": Style(color="red", bold=True),
+    "status-nan": Style(color="red", bold=True),
 }
 _PLAIN = Style()
 _WRONG_STYLE = Style(color="red", bold=True)

@@ -20,6 +20,7 @@ __all__ = [
     "shape_text",
     "short_bytes",
     "short_count",
+    "short_number",
 ]
 
 SHORT_FROM = 100_000
@@ -100,6 +101,27 @@ def ratio_text(ratio: float) -> str:
     if 0 < ratio < 0.0005:
         return "<0.1%"
     return ">99.9%" if 0.9995 <= ratio < 1 else f"{ratio:.1%}"
+
+
+def short_number(number: float) -> str:
+    """
+    Any float in three significant digits, short enough for a column.
+
+    >>> short_number(0.01234), short_number(1234.5), short_number(1.5e-9), short_number(0.0)
+    ('0.0123', '1,234', '1.50e-09', '0')
+    >>> short_number(float("inf")), short_number(float("nan"))
+    ('inf', 'NaN')
+    """
+    if number != number:  # noqa: PLR0124  (only NaN differs from itself)
+        return "NaN"
+    if not number or abs(number) == float("inf"):
+        return f"{number:g}"
+    if not 1e-4 <= abs(number) < 1e6:
+        return f"{number:.2e}"
+    if abs(number) >= 1000:
+        return f"{number:,.0f}"
+    # "#" keeps the zeros of 1.00 and leaves a dot behind 100.
+    return f"{number:#.3g}".rstrip(".")
 
 
 def _scaled(number: int, base: int, suffixes: Sequence[str]) -> str:
