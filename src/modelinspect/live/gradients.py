@@ -328,7 +328,7 @@ def _failed(bench: _Bench, batch: Batch, stage: str, error: BaseException) -> De
     failure = raised(f"{visible(bench.target)}: {stage} failed", error)
     made = "" if bench.prepared is None else f", {bench.prepared.origin}"
     failure.details = (f"input: {described(batch)}{made}", *failure.details)
-    if failure.hint is None:
+    if failure.hint is None and stage == "the forward pass":
         failure.hint = (
             "give another input: --input 2x3x224x224, or --input 'ids=int64[2,128]<1000', "
             "or an example_input() in the file"

@@ -22,8 +22,7 @@ def hugging_face_inputs(module: nn.Module, seed: int) -> Offered | None:
     """
     Arguments for a model of transformers; None for any other.
 
-    A model with a head (``...For...``) that takes labels gets some, so that it returns its
-    own loss: for language models the tokens themselves, for others classes below
+    A model with a head that takes labels gets some, so that it returns its own loss: for language models the tokens themselves, for others classes below
     ``num_labels``.
 
     Args:
@@ -79,9 +78,7 @@ class _Made:
         return {name: value for name, value in arguments.items() if name in taken}
 
     def labels(self, kind: str, arguments: dict[str, Tensor], taken: set[str]) -> dict[str, Tensor]:
-        """What the head of a model compares with; empty for a model without one."""
-        if "For" not in kind:
-            return {}
+        """What the head of a model compares with; empty where that isn't known."""
         if "start_positions" in taken:
             ends = self._integers(_TOKENS, _BATCH)
             return {"start_positions": ends, "end_positions": ends}

@@ -31,6 +31,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    # A cast would change the very gradients that are to be given back.
+    for parameter, _, _ in parameters:
+        parameter.grad = None
     try:
         yield
     finally:
