@@ -188,6 +188,7 @@ def command(
         return _side_by_side(targets, asked, form, output, quiet=quiet)
     if follow:
         return _follow(targets[0], asked, form, output)
+    _check_early(targets[0], None if columns is None else _names(columns), plot, every)
     with StepLine(quiet=quiet) as progress:
         report = api.grads(targets[0], **asked, progress=progress)
     if os.environ.get("RANK", "0") != "0" and asked["parallel"] is not None:
@@ -198,6 +199,18 @@ def command(
     _show(report, None if columns is None else _names(columns), form, output)
     nothing_matched = not report.rows and bool(include or exclude)
     return NO if nothing_matched or (check and not report.is_healthy) else YES
+
+
+def _check_early(target: str, columns: tuple[str, ...] | None, plot: str | None, every: int | None) -> None:
+    """What can be told before a model is built and trained for it."""
+    if plot is not None:
+        from modelinspect.render.to_plot import check_plot
+
+        check_plot(os.path.splitext(plot)[1].lower())
+        if every is None and parse_target(target).kind == "definition":
+            raise UsageError(
+                "--plot draws what was recorded while training", hint="add --every K and --steps N"
+            )
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ def hugging_face_inputs(module: nn.Module, seed: int) -> Offered | None:
     """
     Arguments for a model of transformers; None for any other.
 
-    A model with a head that takes labels gets some, so that it returns its own loss: for language models the tokens themselves, for others classes below
-    ``num_labels``.
+    A model with a head that takes labels gets some, so that it returns its own loss: for
+    language models the tokens themselves, for others classes below ``num_labels``.
 
     Args:
         module: Has ``config`` and ``main_input_name``.

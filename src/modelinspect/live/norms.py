@@ -30,6 +30,8 @@ _FEW = 1024
 """Elements that are quicker to add up in float64 than in rows."""
 _BLOCK = 2**22
 """Elements of which float64 copies are made at a time."""
+_SMALL_ENOUGH = 65_536
+"""Elements up to which float32 adds squares up exactly enough."""
 _SMALLEST, _LARGEST = 1e-15, 1e15
 """Norms of float32 between these were computed without over- or underflow."""
 
@@ -102,14 +104,46 @@ def figures_of(gradient: Tensor, parameter: Tensor | None = None) -> Figures:
 
 def l2_norms(gradients: Sequence[Tensor]) -> Tensor:
     """
-    L2 norms of gradients in this process, as one float64 tensor of shape (gradients,).
+    L2 norms of gradients, as one float64 tensor of shape (gradients,).
 
     The quick part of :func:`measure`, for every step of a training loop: nothing waits
-    for the device. Values that float32 cannot square come out as infinity or 0.
+    for the device, and all small gradients are measured together. Of sharded gradients
+    the norms are those of the whole, by one exchange for each set of process groups, in
+    which every process must take part. Values that float32 cannot square come out as
+    infinity or 0.
     """
     if not gradients:
         return torch.zeros(0, dtype=torch.float64)
-    return torch.stack([_l2_quick(_values(_local(gradient))) for gradient in gradients])
+    values = [_values(_local(gradient)) for gradient in gradients]
+    quick = [place for place, each in enumerate(values) if _is_quick(each)]
+    together = torch._foreach_norm([values[place] for place in quick]) if quick else ()
+    norms = dict(zip(quick, together))
+    norms.update((place, _l2_quick(each)) for place, each in enumerate(values) if place not in norms)
+    device, wide = values[0].device, _widest(values[0])
+    return _of_the_whole(
+        torch.stack([norms[place].to(device, wide) for place in range(len(values))]), gradients
+    )
+
+
+def _is_quick(values: Tensor) -> bool:
+    """Small enough for float32 to be exact: to 1e-7 at this size."""
+    return values.dtype is torch.float32 and 0 < values.numel() <= _SMALL_ENOUGH
+
+
+def _of_the_whole(norms: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """Norms of parts to those of whole gradients, where they are sharded."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, gradient in enumerate(gradients):
+        if groups := _shared_over(gradient):
+            places.setdefault(groups, []).append(place)
+    for groups, members in places.items():
+        from torch import distributed
+
+        squares = norms[members].square()
+        for group in groups:
+            distributed.all_reduce(squares, distributed.ReduceOp.SUM, group)
+        norms[members] = squares.sqrt()
+    return norms
 
 
 # ------------------------------------------------------------------ one gradient

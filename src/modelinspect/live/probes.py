@@ -4,43 +4,78 @@ Watch one forward and backward pass: where NaN first appears, what is dead, what
 Modules get forward hooks, and the tensors that pass between them get tensor hooks,
 which see the gradient that arrives. Unlike full backward hooks those stand no operation
 in the way: models that change their activations in place run as they do without them.
+
+What is not finite is a fault only where it has consequences. Masks hold -inf, and
+scores do before their softmax: what a module takes in and does not pass on is forgiven.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modelinspect.analysis.gradients import Finding, GradientRow
+from modelinspect.analysis.gradients import Finding, FindingKind, GradientRow
 from modelinspect.errors import visible
 
 __all__ = ["Probe", "tensors_in"]
 
-_MOST_DEAD = 5
+_MOST = 5
+"""Findings of one kind; the rest are counted."""
 _DEEPEST = 8
 """Levels of lists and dictionaries in which a module's inputs and outputs are looked for."""
+_NOT_FINITE = "NaN or infinity first appears"
 
 
-class _Seen(NamedTuple):
-    """What a look at some values tells."""
-
-    is_finite: bool
-    is_zero: bool
-
-
-class _Arrival(NamedTuple):
-    """A gradient that arrived at a tensor which a module took in or put out."""
+@dataclass(eq=False)
+class _Call:
+    """One run of a module."""
 
     path: str
-    is_output: bool
-    gradient: int
-    """Identity of the gradient: the hooks of one tensor are given the same one."""
+    caller: str
+    """The module in whose forward it runs."""
+    number: int
+    """Among the runs of this module, from 1."""
+    bad_before: int
+    """How many values that are not finite were noted before."""
+    takes_zeros: bool = False
+    puts_zeros: bool = False
+    is_reached: bool = False
+    """A gradient other than 0 arrived at what it put out."""
+    passes: bool | None = None
+    """A gradient other than 0 arrived at what it took in; None: none arrived at all."""
+
+
+class _Bad(NamedTuple):
+    """Values that are not finite, in what a module took in or put out."""
+
+    call: _Call
+    is_input: bool
+    has_nan: bool
+    argument: str = ""
+    """Of the model's own input, where it has several."""
+
+
+class _First:
+    """The first gradient of some kind in a backward pass, and everything at which it arrived."""
+
+    def __init__(self) -> None:
+        self._gradient: Tensor | None = None
+        self.taken_by: list[_Call] = []
+        self.put_by: list[_Call] = []
+
+    def note(self, call: _Call, gradient: Tensor, *, is_output: bool) -> None:
+        """The hooks of one tensor are given one and the same gradient."""
+        if self._gradient is None:
+            self._gradient = gradient
+        if gradient is self._gradient:
+            (self.put_by if is_output else self.taken_by).append(call)
 
 
 class Probe:
@@ -52,36 +87,34 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
         self._modules = dict(model.named_modules())
-        self.ran: dict[str, bool] = {}
+        # What torch.jit made runs no hooks.
+        self._hidden = {path for path, m in self._modules.items() if isinstance(m, torch.jit.ScriptModule)}
+        self._follows: dict[str, bool] = {}
         """Modules that ran, and whether autograd followed what they put out."""
-        self._output_is_zero: dict[str, bool] = {}
-        self._input_is_zero: dict[str, bool] = {}
-        self._bad_forward: tuple[str, bool] | None = None
-        """First module at which a value is not finite; True: already in what it takes in."""
-        self._bad_backward: list[_Arrival] = []
-        """All at the first tensor whose gradient is not finite."""
-        self._bad_gradient: Tensor | None = None
+        self._calls: list[_Call] = []
+        self._running: list[_Call] = []
+        self._counts: dict[str, int] = {}
+        self._bad: list[_Bad] = []
+        self._forgiven: list[_Bad] = []
+        """Those that went no further than the module around them."""
+        self._bad_gradient, self._zero_gradient = _First(), _First()
         self._is_forward = False
-        self._handles: list[Any] = []
 
     @contextmanager
     def attached(self) -> Iterator[Probe]:
         """Hooks are there inside."""
+        handles: list[Any] = []
         try:
             for path, module in self._modules.items():
-                # What torch.jit made takes no hooks with keywords.
-                with suppress(RuntimeError, NotImplementedError):
-                    self._handles.append(
-                        module.register_forward_pre_hook(partial(self._enter, path), with_kwargs=True)
-                    )
-                    self._handles.append(module.register_forward_hook(partial(self._leave, path)))
+                if path not in self._hidden:
+                    enter, leave = partial(self._enter, path), partial(self._leave, path)
+                    handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                    handles.append(module.register_forward_hook(leave))
             yield self
         finally:
-            for handle in self._handles:
+            for handle in handles:
                 handle.remove()
-            self._handles.clear()
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -95,39 +128,62 @@ class Probe:
     # ------------------------------------------------------------------- hooks
 
     def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        caller = self._running[-1].path if self._running else ""
+        self._counts[path] = self._counts.get(path, 0) + 1
+        call = _Call(path, caller, self._counts[path], len(self._bad))
+        self._calls.append(call)
+        self._running.append(call)
         tensors = list(tensors_in((args, kwargs)))
-        self._await_gradients(path, tensors, is_output=False)
-        if self._is_forward:
-            seen = _look(tensors)
-            if not seen.is_finite and self._bad_forward is None:
-                self._bad_forward = path, True
-            self._input_is_zero[path] = seen.is_zero and self._input_is_zero.get(path, True)
+        self._await_gradients(call, tensors, is_output=False)
+        values = [look for look in map(_look, tensors) if look is not None and not look.is_mask]
+        call.takes_zeros = _are_zero(values)
+        if self._is_forward and not _are_finite(values):
+            argument = "" if path else _first_bad_argument(args, kwargs)
+            self._bad.append(_Bad(call, True, any(look.has_nan for look in values), argument))
 
     def _leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        call = self._ended(path)
+        if call is None:
+            return
         tensors = list(tensors_in(output))
-        self._await_gradients(path, tensors, is_output=True)
-        if self._is_forward:
-            seen = _look(tensors)
-            if not seen.is_finite and self._bad_forward is None:
-                self._bad_forward = path, False
-            self._output_is_zero[path] = seen.is_zero and self._output_is_zero.get(path, True)
-            follows = any(tensor.requires_grad for tensor in tensors)
-            self.ran[path] = follows or self.ran.get(path, False)
+        self._await_gradients(call, tensors, is_output=True)
+        values = [look for look in map(_look, tensors) if look is not None]
+        call.puts_zeros = _are_zero(values)
+        if self._is_forward and not _are_finite(values):
+            self._bad.append(_Bad(call, False, any(look.has_nan for look in values)))
+        elif self._is_forward and values:
+            self._forgiven += self._bad[call.bad_before :]
+            del self._bad[call.bad_before :]
+        follows = any(tensor.requires_grad for tensor in tensors)
+        self._follows[path] = follows or self._follows.get(path, False)
 
-    def _await_gradients(self, path: str, tensors: Iterable[Tensor], *, is_output: bool) -> None:
+    def _ended(self, path: str) -> _Call | None:
+        """The call that ends; those inside it that have not ended were broken off by an error."""
+        while self._running:
+            call = self._running.pop()
+            if call.path == path:
+                return call
+        return None
+
+    def _await_gradients(self, call: _Call, tensors: Iterable[Tensor], *, is_output: bool) -> None:
         for tensor in tensors:
             # A leaf is a parameter or the input: its gradient is the table's.
-            if tensor.requires_grad and not tensor.is_leaf:
+            if tensor.requires_grad and not tensor.is_leaf and not _is_transformed(tensor):
                 with suppress(RuntimeError):
-                    tensor.register_hook(partial(self._arrived, path, is_output))
+                    tensor.register_hook(partial(self._arrived, call, is_output))
 
-    def _arrived(self, path: str, is_output: bool, gradient: Tensor) -> None:
-        if self._bad_gradient is None:
-            if _look([gradient]).is_finite:
-                return
-            self._bad_gradient = gradient
-        if gradient is self._bad_gradient:
-            self._bad_backward.append(_Arrival(path, is_output, id(gradient)))
+    def _arrived(self, call: _Call, is_output: bool, gradient: Tensor) -> None:
+        look = _look(gradient)
+        if look is None:
+            return
+        if not look.is_finite:
+            self._bad_gradient.note(call, gradient, is_output=is_output)
+        elif look.is_zero:
+            self._zero_gradient.note(call, gradient, is_output=is_output)
+        if is_output:
+            call.is_reached |= not look.is_zero
+        else:
+            call.passes = bool(call.passes) or not look.is_zero
 
     # ---------------------------------------------------------------- findings
 
@@ -139,55 +195,77 @@ class Probe:
             rows: Of the gradients that came out.
             loss: Its value.
         """
+        forward: list[Finding] = []
+        if (loss is not None and not isfinite(loss)) or any(row.verdict in ("nan", "inf") for row in rows):
+            forward = [*self._broken_weights(rows), *self._not_finite_forward(rows, loss)]
         return (
-            *self._not_finite_forward(rows, loss),
-            *self._not_finite_backward(rows),
-            *self._unreached(rows),
-            *self._dead(rows),
+            *forward,
+            *self._not_finite_backward(rows, is_expected=bool(forward)),
+            *_capped(self._unreached(rows)),
+            *_capped(self._dead(rows)),
         )
 
-    def _not_finite_forward(self, rows: Sequence[GradientRow], loss: float | None) -> Iterator[Finding]:
+    def _broken_weights(self, rows: Sequence[GradientRow]) -> Iterator[Finding]:
         broken = [row.name for row in rows if _weight_is_broken(row)]
         if broken:
-            names = ", ".join(map(visible, broken[:_MOST_DEAD]))
-            yield Finding("nan-weight", f"NaN or infinity in the weights themselves: {names}")
-        if self._bad_forward is None:
-            if loss is not None and not isfinite(loss):
-                yield Finding("nan-forward", f"forward: NaN or infinity first appears in the loss ({loss})")
-            return
-        path, is_input = self._bad_forward
-        if not is_input:
-            where = f"in what {self._called(path)} puts out"
-            yield Finding("nan-forward", f"forward: NaN or infinity first appears {where}", path)
-        elif path == "":
-            yield Finding("nan-input", "forward: the input holds NaN or infinity", path)
-        else:
-            parent = path.rpartition(".")[0]
-            where = f"in the forward() of {self._called(parent)}, before it calls {self._called(path)}"
-            yield Finding("nan-forward", f"forward: NaN or infinity first appears {where}", parent)
+            names = ", ".join(map(visible, broken[:_MOST]))
+            more = f" and {len(broken) - _MOST} more" if len(broken) > _MOST else ""
+            text = f"NaN or infinity in the weights themselves: {names}{more}"
+            yield Finding("nan-weight", text, _owner(broken[0]))
 
-    def _not_finite_backward(self, rows: Sequence[GradientRow]) -> Iterator[Finding]:
-        sick = [row for row in rows if row.verdict in ("nan", "inf")]
-        if self._bad_backward:
-            consumers = [arrival.path for arrival in self._bad_backward if not arrival.is_output]
-            if consumers:
-                path = max(consumers, key=_depth)
-                text = f"in the backward of {self._called(path)}"
-            else:
-                # Nothing that has hooks took the tensor in: the code around it did.
-                outermost = min((arrival.path for arrival in self._bad_backward), key=_depth)
-                path = outermost.rpartition(".")[0]
-                if outermost == "":
-                    text = "in the loss"
-                else:
-                    text = f"in {self._called(path)}, behind {self._called(outermost)}"
-        elif sick:
-            # Every gradient between modules is finite, so it is made where the parameter is used.
-            path = sick[-1].name.rpartition(".")[0]
-            text = f"in the backward of {self._called(path)}, at {visible(sick[-1].name)}"
-        else:
+    def _not_finite_forward(self, rows: Sequence[GradientRow], loss: float | None) -> Iterator[Finding]:
+        # A NaN that went no further may have reached the loss on some other way.
+        bad = self._bad or [each for each in self._forgiven if each.has_nan]
+        if not bad:
+            if loss is not None and not isfinite(loss):
+                yield Finding("nan-forward", f"forward: {_NOT_FINITE} in the loss ({loss})")
             return
-        yield Finding("nan-backward", f"backward: NaN or infinity first appears {text}", path)
+        call, is_input, _, argument = bad[0]
+        if not is_input:
+            where = f"in what {self._run(call)} puts out"
+            if any(_weight_is_broken(row) and _owner(row.name) == call.path for row in rows):
+                where += ", as its weights hold some"
+            yield Finding("nan-forward", f"forward: {_NOT_FINITE} {where}", call.path)
+        elif call.path == "":
+            yield Finding("nan-input", f"forward: the input holds NaN or infinity{argument}", "")
+        else:
+            where = f"in the forward() of {self._called(call.caller)}, before it calls {self._run(call)}"
+            yield Finding("nan-forward", f"forward: {_NOT_FINITE} {where}", call.caller)
+
+    def _not_finite_backward(self, rows: Sequence[GradientRow], *, is_expected: bool) -> Iterator[Finding]:
+        sick = [row for row in rows if row.verdict in ("nan", "inf")]
+        if not sick:
+            return
+        place = self._place(self._bad_gradient)
+        if place is None:
+            # Every gradient between modules is finite, so it is made where the parameter is used.
+            path = _owner(sick[-1].name)
+            place = f"in {self._called(path)}, at {visible(sick[-1].name)}", path
+        text, path = place
+        after = "; to be expected after the forward pass" if is_expected else ""
+        yield Finding("nan-backward", f"backward: {_NOT_FINITE} {text}{after}", path)
+
+    def _place(self, first: _First) -> tuple[str, str] | None:
+        """Where a gradient is made, and the module there."""
+        takers = {call.path: call for call in first.taken_by}
+        inner = [
+            call for path, call in takers.items() if not any(_is_inside(other, path) for other in takers)
+        ]
+        if len(inner) == 1:
+            return f"in {self._run(inner[0])}", inner[0].path
+        if inner:
+            names = " or ".join(self._run(call) for call in inner[:_MOST])
+            return f"in {names}, which take in the same values", inner[0].caller
+        if not first.put_by:
+            return None
+        # Nothing that has hooks took the tensor in: the code around it did.
+        outer = min(first.put_by, key=lambda call: _depth(call.path))
+        if outer.path == "":
+            return "in the loss", ""
+        code = f"in the forward() of {self._called(outer.caller)}"
+        return f"{code}, in what it does with the output of {self._run(outer)}", outer.caller
+
+    # --------------------------------------------------------------- unreached
 
     def _unreached(self, rows: Sequence[GradientRow]) -> Iterator[Finding]:
         unreached = [row for row in rows if row.verdict == "none"]
@@ -201,59 +279,103 @@ class Probe:
 
     def _why_unreached(self, path: str, count: int) -> Finding:
         if path not in self._modules:
-            owner = self._called(path.rpartition(".")[0])
-            text = f"no gradient for {visible(path)}: the loss does not depend on it, though {owner} is used"
-            return Finding("unused", text, path.rpartition(".")[0])
+            owner = _owner(path)
+            text = (
+                f"no gradient for {visible(path)}: the loss does not depend on it, though it does on the rest"
+            )
+            return Finding("unused", f"{text} of {self._called(owner)}", owner)
         parameters = "1 parameter" if count == 1 else f"{count} parameters"
-        whole = f"{self._called(path)} ({parameters})"
-        ran = [follows for name, follows in self.ran.items() if _is_within(name, path)]
-        if not ran:
-            return Finding("unused", f"no gradient for {whole}: it never ran in the forward pass", path)
+        whole = f"no gradient for {self._called(path)} ({parameters})"
+        if path in self._hidden:
+            return Finding("unused", f"{whole}: the loss does not depend on it", path)
+        follows = [follows for name, follows in self._follows.items() if _is_within(name, path)]
+        if not follows:
+            return Finding("unused", f"{whole}: it never ran in the forward pass", path)
         why = (
             "what it puts out is detached, or not used for the loss"
-            if any(ran)
+            if any(follows)
             else "it ran without autograd (torch.no_grad), or what it puts out needs no gradient"
         )
-        return Finding("detached", f"no gradient for {whole}: {why}", path)
+        return Finding("detached", f"{whole}: {why}", path)
+
+    # -------------------------------------------------------------------- dead
 
     def _dead(self, rows: Sequence[GradientRow]) -> Iterator[Finding]:
+        """Why gradients are zero: each module that passes nothing back of what reaches it."""
         if not any(row.verdict == "zero" for row in rows):
             return
-        zero_weights = {row.name.rpartition(".")[0] for row in rows if _weight_is_zero(row)}
-        found = []
-        for path, is_zero in self._output_is_zero.items():
-            if not is_zero or self._input_is_zero.get(path) or next(self._modules[path].children(), None):
-                continue
-            if path in zero_weights:
-                text = f"{self._called(path)} has a weight of zeros: nothing passes back through it"
-                found.append(Finding("zero-weight", text, path))
-            else:
-                text = f"{self._called(path)} puts out zeros only: nothing passes back through it"
-                found.append(Finding("dead", text, path))
-        yield from found[:_MOST_DEAD] or self._dead_between(rows)
-        if len(found) > _MOST_DEAD:
-            yield Finding("dead", f"and {len(found) - _MOST_DEAD} more modules like these")
+        zeros = {_owner(row.name): row.name for row in rows if _weight_is_zero(row)}
+        place = self._place(self._zero_gradient)
+        if place is not None and place[0] == "in the loss":
+            yield Finding(
+                "dead", "the gradient of the loss is zero where the model's output goes into it", ""
+            )
+            return
+        barriers = self._barriers()
+        found = [self._barrier(call, zeros) for call in barriers]
+        if place is not None and not self._zero_gradient.taken_by:
+            found.append(self._dead_between(place, zeros))
+        elif not found:
+            found += self._starved(rows)
+        yield from dict.fromkeys(found)
 
-    def _dead_between(self, rows: Sequence[GradientRow]) -> Iterator[Finding]:
-        """An activation that is a function, not a module: what follows it takes in zeros only."""
-        owners = {row.name.rpartition(".")[0] for row in rows if row.verdict == "zero"}
-        for path, is_zero in self._input_is_zero.items():
-            if is_zero and path in owners:
-                parent = path.rpartition(".")[0]
-                text = (
-                    f"{self._called(path)} takes in zeros only: what comes before it "
-                    f"in the forward() of {self._called(parent)} is dead"
-                )
-                yield Finding("dead", text, path)
+    def _barriers(self) -> list[_Call]:
+        """The innermost runs of modules that let no gradient through."""
+        shut = [call for call in self._calls if call.is_reached and call.passes is False]
+        paths = {call.path for call in shut}
+        after = (
+            {call.caller for call in self._zero_gradient.put_by} if not self._zero_gradient.taken_by else ()
+        )
+        return [
+            call
+            for call in shut
+            if call.path not in after and not any(_is_inside(path, call.path) for path in paths)
+        ]
+
+    def _barrier(self, call: _Call, zeros: Mapping[str, str]) -> Finding:
+        name = self._run(call)
+        if call.path in zeros:
+            text = f"{name} has a weight of zeros: nothing passes back through it"
+            return Finding("zero-weight", text, call.path)
+        if call.puts_zeros:
+            both = "takes in and puts out" if call.takes_zeros else "puts out"
+            text = f"{name} {both} zeros only: nothing passes back through it"
+        else:
+            text = f"nothing passes back through {name}: it is saturated, or flat as rounding is"
+        return Finding("dead", text, call.path)
+
+    def _dead_between(self, place: tuple[str, str], zeros: Mapping[str, str]) -> Finding:
+        """Between modules: an activation that is a function, a factor that is a parameter."""
+        where, path = place
+        kind: FindingKind = "zero-weight" if path in zeros else "dead"
+        why = f"{visible(zeros[path])} is zero" if path in zeros else "what stands there is dead or saturated"
+        return Finding(kind, f"gradients become zero {where}: {why}", path)
+
+    def _starved(self, rows: Sequence[GradientRow]) -> Iterator[Finding]:
+        """Gradients pass, and weights get none as they are multiplied with zeros."""
+        owners = {_owner(row.name) for row in rows if row.verdict == "zero"}
+        for call in self._calls:
+            if call.takes_zeros and call.path == "":
+                yield Finding("dead", "the input holds zeros only", "")
+                return
+            if call.takes_zeros and call.path in owners:
+                text = f"{self._run(call)} takes in zeros only, so that its weight gets no gradient"
+                yield Finding("dead", text, call.path)
                 return
 
-    def _called(self, path: str) -> str:
+    # ------------------------------------------------------------------- names
+
+    def _called(self, path: str, run: str = "") -> str:
         """``layers.3 (ReLU)``; the model itself goes by its class."""
-        module = self._modules.get(path)
-        kind = "" if module is None else visible(type(module).__name__)
-        if not path:
-            return f"the model ({kind})" if kind else "the model"
-        return f"{visible(path)} ({kind})" if kind else visible(path)
+        kind = visible(type(self._modules[path]).__name__) if path in self._modules else ""
+        said = ", ".join(filter(None, (kind, run)))
+        name = visible(path) if path else "the model"
+        return f"{name} ({said})" if said else name
+
+    def _run(self, call: _Call) -> str:
+        """The name of a module, and which of its runs it is where there are several."""
+        count = self._counts[call.path]
+        return self._called(call.path, f"call {call.number} of {count}" if count > 1 else "")
 
 
 def tensors_in(thing: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
@@ -263,36 +385,91 @@ def tensors_in(thing: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
             yield thing
     elif depth == 0:
         return
-    elif isinstance(thing, dict):
+    elif isinstance(thing, Mapping):
         for value in thing.values():
             yield from tensors_in(value, depth - 1)
     elif isinstance(thing, (tuple, list)):
         for value in thing:
             yield from tensors_in(value, depth - 1)
     elif hasattr(thing, "__dataclass_fields__"):
-        yield from tensors_in(list(vars(thing).values()), depth - 1)
+        fields = [getattr(thing, name, None) for name in thing.__dataclass_fields__]
+        yield from tensors_in(fields, depth - 1)
 
 
-def _look(tensors: Sequence[Tensor]) -> _Seen:
-    """Are all values finite, are all of them zero? No tensor is neither broken nor zero."""
-    finite, zero, any_values = True, True, False
-    for tensor in tensors:
-        values: Any = tensor.detach()
-        if values.layout != torch.strided:
-            values = values.coalesce().values() if values.layout == torch.sparse_coo else values.values()
-        if type(values).__name__ == "DTensor":
-            values = values.to_local()
-        if values.is_nested or values.numel() == 0 or values.is_meta:
-            continue
-        if values.is_complex():
-            values = torch.view_as_real(values.resolve_conj())
-        if values.element_size() == 1:
-            values = values.float()
-        least, most = (float(end) for end in torch.aminmax(values))
-        any_values = True
-        finite = finite and isfinite(least) and isfinite(most)
-        zero = zero and least == most == 0
-    return _Seen(finite, zero and any_values)
+class _Look(NamedTuple):
+    """What the least and the greatest value of a tensor tell."""
+
+    least: float
+    most: float
+    needs_gradient: bool
+
+    @property
+    def has_nan(self) -> bool:
+        return isnan(self.least) or isnan(self.most)
+
+    @property
+    def is_finite(self) -> bool:
+        return isfinite(self.least) and isfinite(self.most)
+
+    @property
+    def is_zero(self) -> bool:
+        return self.least == self.most == 0
+
+    @property
+    def is_mask(self) -> bool:
+        """As it is added to the scores of an attention: 0 here, -inf there."""
+        return not self.needs_gradient and self.most == 0 and self.least == float("-inf")
+
+
+def _look(tensor: Tensor) -> _Look | None:
+    """None where there are no values, or none that can be looked at."""
+    values: Any = tensor.detach()
+    if _is_transformed(values) or values.is_nested or values.is_meta:
+        return None
+    if values.layout != torch.strided:
+        values = values.coalesce().values() if values.layout == torch.sparse_coo else values.values()
+    if type(values).__name__ == "DTensor":
+        values = values.to_local()
+    if values.numel() == 0:
+        return None
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    if values.element_size() == 1:
+        values = values.float()
+    least, most = (float(end) for end in torch.aminmax(values))
+    return _Look(least, most, tensor.requires_grad)
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Inside of vmap, grad and the like of torch.func, where values can't be looked at."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _are_finite(values: Sequence[_Look]) -> bool:
+    return all(look.is_finite for look in values)
+
+
+def _are_zero(values: Sequence[_Look]) -> bool:
+    return bool(values) and all(look.is_zero for look in values)
+
+
+def _first_bad_argument(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    named += [(visible(name), value) for name, value in kwargs.items()]
+    for name, value in named if len(named) > 1 else ():
+        looks = [look for look in map(_look, tensors_in(value)) if look is not None and not look.is_mask]
+        if not _are_finite(looks):
+            return f", in {name}"
+    return ""
+
+
+def _capped(findings: Iterable[Finding]) -> list[Finding]:
+    """A few, and how many more there are."""
+    found = list(findings)
+    if len(found) <= _MOST:
+        return found
+    rest = found[_MOST:]
+    return [*found[:_MOST], Finding(rest[0].kind, f"and {len(rest)} more like these", rest[0].module)]
 
 
 def _weight_is_broken(row: GradientRow) -> bool:
@@ -303,12 +480,21 @@ def _weight_is_zero(row: GradientRow) -> bool:
     return row.figures is not None and row.figures.weight == 0 and "bias" not in row.name
 
 
+def _owner(name: str) -> str:
+    """The module that holds a parameter."""
+    return name.rpartition(".")[0]
+
+
 def _depth(path: str) -> int:
     return path.count(".") + bool(path)
 
 
 def _is_within(path: str, outer: str) -> bool:
     return outer in ("", path) or path.startswith(f"{outer}.")
+
+
+def _is_inside(path: str, outer: str) -> bool:
+    return path != outer and _is_within(path, outer)
 
 
 def _outermost(name: str, reached: set[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from modelinspect.errors import visible
@@ -94,7 +94,7 @@ def _raw_number(value: float) -> str:
     """As Python writes it, and NaN and infinity as JSON Lines of this program do."""
     if isfinite(value):
         return repr(value)
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 _SHOWN: dict[ColumnKind, Callable[[Any], str]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 __all__ = [
     "count_text",
@@ -112,7 +113,7 @@ def short_number(number: float) -> str:
     >>> short_number(float("inf")), short_number(float("nan"))
     ('inf', 'NaN')
     """
-    if number != number:  # noqa: PLR0124  (only NaN differs from itself)
+    if isnan(number):
         return "NaN"
     if not number or abs(number) == float("inf"):
         return f"{number:g}"
