@@ -135,6 +135,7 @@ INPUTS = {
 def test_hugging_face_models_are_as_by_hand(kind: str, tmp_path: Path) -> None:
     """Models from a configuration, on an input that is given: the sum of the logits."""
     import transformers
+
     from modelinspect.live.inputs import given_inputs
 
     config = {"model_type": kind, **HUGGING_FACE[kind]}

@@ -69,14 +69,18 @@ def _shard(module: nn.Module) -> None:
 
     device = next((p.device.type for p in module.parameters()), "cpu")
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    blocks = (
-        block
-        for part in module.modules()
-        if isinstance(part, (nn.ModuleList, nn.Sequential))
-        for block in part
-        if next(block.parameters(), None) is not None
-    )
-    for block in blocks:
-        if not isinstance(block, (nn.ModuleList, nn.Sequential)):
-            fully_shard(block, mesh=mesh)
+    for block in _blocks(module):
+        fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules in lists: the layers of a transformer, most often."""
+    pending = [module]
+    while pending:
+        part = pending.pop()
+        for child in part.children():
+            if not isinstance(part, nn.ModuleList):
+                pending.append(child)
+            elif next(child.parameters(), None) is not None:
+                yield child
