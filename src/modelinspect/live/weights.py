@@ -94,9 +94,17 @@ def load_weights(module: nn.Module, checkpoint: str, *, section: str | None = No
     expected = module_table(module, type(module).__name__)
     report = fit(expected, opened.section(section))
     ties = {**expected.tied_to}
-    pairs = [(row.expected.name, row.found) for row in report.rows if row.expected and row.found]
+    pairs = [
+        (row.expected.name, row.found)
+        for row in report.rows
+        if row.expected and row.found and not _is_wrong(row)
+    ]
     there = {name for name, _ in pairs} | {ties[name] for name, _ in pairs if name in ties}
-    wrong = [row for row in report.rows if _is_wrong(row) and ties.get(row.name, row.name) not in there]
+    wrong = [
+        row
+        for row in report.rows
+        if _is_wrong(row) and (row.status != "missing" or ties.get(row.name, row.name) not in there)
+    ]
     if wrong:
         raise _does_not_fit(module, checkpoint, wrong)
     with StorageReader() as reader:

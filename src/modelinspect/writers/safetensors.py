@@ -1,9 +1,9 @@
 """
 Write safetensors files as the library of that name does. Standard library only.
 
-Source: safetensors 0.8 ``safetensors/src/tensor.rs``, ``prepare``: tensors by the size of
-their elements, largest first, then by name; the header is padded with blanks to a
-multiple of 8 bytes.
+Source: safetensors 0.8 ``safetensors/src/tensor.rs``: ``prepare`` sorts tensors by data
+type, in the order of its ``Dtype`` from the last to the first, then by name; the header is
+padded with blanks to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from modelinspect.dtypes import DType
 from modelinspect.errors import UsageError, visible
 
 __all__ = ["Entry", "write_safetensors"]
+
+
+_ORDER = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E5M2FNUZ",
+    "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "F6_E3M2", "F6_E2M3", "F4", "BOOL",
+)  # fmt: skip
+_RANK = {spelling: rank for rank, spelling in enumerate(_ORDER)}
 
 
 class Entry(NamedTuple):
@@ -49,7 +56,7 @@ def write_safetensors(
         UsageError: The format lacks a data type, a name is given twice or can't be written.
         ValueError: The bytes of an entry are not as many as its shape takes.
     """
-    ordered = sorted(entries, key=lambda entry: (-entry.dtype.bits, entry.name))
+    ordered = sorted(entries, key=lambda entry: (_RANK.get(entry.dtype.safetensors or "", 0), entry.name))
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     for entry in ordered:
