@@ -33,6 +33,8 @@ TEXT_KINDS: frozenset[ColumnKind] = frozenset({"name", "text", "dtype", "status"
 """Kinds whose values are text, and may be a file's."""
 RIGHT_ALIGNED: frozenset[ColumnKind] = frozenset({"count", "bytes", "ratio", "number"})
 UNKNOWN = "unknown"
+_BLANK: frozenset[ColumnKind] = frozenset({"shape", "number", "ratio"})
+"""Kinds of which None is no value, rather than one that isn't known."""
 
 
 def columns_of(sheet: Sheet) -> list[Sequence[Any]]:
@@ -78,10 +80,6 @@ def _each_once(convert: Callable[[Any], str], values: Sequence[Any], none: str) 
     return [words[value] for value in values]
 
 
-_BLANK = ("shape", "number", "ratio")
-"""Kinds of which None is no value, rather than one that isn't known."""
-
-
 def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -91,7 +89,7 @@ def _true_or_false(value: bool) -> str:
 
 
 def _raw_number(value: float) -> str:
-    """As Python writes it, and NaN and infinity as JSON Lines of this program do."""
+    """As Python writes it; NaN and infinities by their names in JSON."""
     if isfinite(value):
         return repr(value)
     return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"

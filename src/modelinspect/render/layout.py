@@ -115,7 +115,8 @@ def grid_of(sheet: Sheet, width: int | None) -> Grid:
         columns = [Column(c.title, c.kind, c.cells, min(c.width, _WIDEST)) for c in columns]
         return Grid(columns, None, None, guides, narrow)
     dispensable = [columns[i] for i in _positions(sheet) if i]
-    columns, left_out = _without(columns, dispensable, width, sheet.names_above)
+    may_stand_above = sheet.names_above or (guides is None and not _fit(columns, dispensable, width))
+    columns, left_out = _without(columns, dispensable, width, may_stand_above)
     inline, beneath = _parted(columns, width)
     first, above = _name_column(inline, guides, width)
     return Grid([first, *inline[1:]], above, _lines_below(beneath, guides, width), guides, narrow, left_out)
@@ -129,16 +130,26 @@ def _positions(sheet: Sheet) -> list[int]:
 def _without(
     columns: list[Column], dispensable: Sequence[Column], width: int, names_may_stand_above: bool
 ) -> tuple[list[Column], tuple[str, ...]]:
-    """The columns less those that have to go for the others to fit, long texts aside."""
+    """The columns less those that have to go for the others to fit; texts that may stand below aside."""
     kept, gone = list(columns), []
     # Names of a flat table may stand above their rows; labels of a tree may not.
     spared = max(0, columns[0].width - _LEAST_NAME) if names_may_stand_above else 0
     for column in dispensable:
-        if _total([c for c in kept if c is kept[0] or not _may_stand_below(c)]) - spared <= width:
+        if _total(_of_the_line(kept, dispensable)) - spared <= width:
             break
         kept.remove(column)
         gone.append(column.title)
     return kept, tuple(gone)
+
+
+def _fit(columns: Sequence[Column], dispensable: Sequence[Column], width: int) -> bool:
+    """Does a row fit its line, name included, once all that can be left out is?"""
+    return _total(_of_the_line([c for c in columns if c not in dispensable], ())) <= width
+
+
+def _of_the_line(columns: Sequence[Column], dispensable: Sequence[Column]) -> list[Column]:
+    """The columns that a row's line has to hold."""
+    return [c for c in columns if c is columns[0] or c in dispensable or not _may_stand_below(c)]
 
 
 def _may_stand_below(column: Column) -> bool:
@@ -251,6 +262,8 @@ def _role(kind: ColumnKind, cell: str) -> str:
         return f"status-{cell}"
     if kind in ("name", "text"):
         return kind
+    if kind == "number" and cell in ("NaN", "inf", "-inf"):
+        return "wrong"
     return cell if cell in ("unknown", "no", "0") else kind
 
 

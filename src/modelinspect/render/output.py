@@ -20,7 +20,7 @@ COLOURED_ROWS = 400
 """Tables of more rows are written in plain lines: colour would take longer than reading the file."""
 
 # For streams that can't write these; anything else they lack becomes an escape.
-_ASCII = str.maketrans("×·…─│├└∈μσ–", "x|.-||`ems-")
+_ASCII = str.maketrans("×·…─│├└∈μσ–▁▂▃▄▅▆▇█", "x|.-||`ems-_-~=+*%#")
 
 
 class Terminal(NamedTuple):

@@ -26,8 +26,8 @@ class Column(NamedTuple):
     One column: its key in JSON and CSV, its heading, and how its values are shown.
 
     Raw values by kind: ``name``, ``text``, ``dtype`` and ``status`` str; ``count``
-    and ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1; ``number`` any float;
-    ``flag`` bool. None is "not known" of a count or a flag, "none" of anything else.
+    and ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1; ``number``
+    any float, NaN and infinities too; ``flag`` bool. None is "not known" of a count or a flag, "none" of anything else.
     """
 
     key: str
@@ -83,7 +83,8 @@ class Sheet:
     column is left out."""
     dispensable: tuple[str, ...] = ()
     """Keys of columns that a narrow terminal leaves out, in this order, as many as it
-    takes; a line below the table says which."""
+    takes; a line below the table says which. A long text that is not among them goes
+    below its row instead."""
     foldable: bool = False
     """True: repeated blocks may be folded on a terminal (first column holds names)."""
     fold_sums: tuple[str, ...] = ()

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite, log10
 
-__all__ = ["BLOCKS", "BROKEN", "sparkline"]
+__all__ = ["BLOCKS", "BROKEN", "MISSING", "sparkline"]
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 BROKEN = "×"
 """NaN or infinity."""
+MISSING = "·"
+"""No value. A mark and no blank: HTML and Markdown would take blanks away."""
 WIDTH = 16
 _LEAST_DECADES = 1.0
 """Values within one decade are drawn as such: what hardly changes looks flat."""
@@ -20,29 +22,33 @@ _LEAST_DECADES = 1.0
 
 def sparkline(values: Sequence[float | None], width: int = WIDTH, *, logarithmic: bool = True) -> str:
     """
-    Draw a series.
+    Draw a series between its least and its largest value.
 
     Args:
-        values: None is a blank, NaN and infinity are ``×``, zero is the lowest block.
-        width: Characters at most; of several values that share one the largest is drawn.
-        logarithmic: One block is a share of the decades; else of the range.
+        values: None is ``·``, NaN and infinity are ``×``. On a logarithmic scale a zero is
+            the lowest block, which nothing else is then.
+        width: Characters at most; of several values that share one the largest is drawn,
+            or ``×`` if one of them is broken.
+        logarithmic: A block is a share of the decades, of one decade at least; else of
+            the range.
 
-    >>> sparkline([1, 10, 100, 1000])
-    '▁▃▆█'
-    >>> sparkline([2.0, 2.1, 2.0])
-    '▄▅▄'
-    >>> sparkline([1.0, None, float("nan"), 0.0])
-    '▅ ×▁'
+    Returns:
+        One character a value; nothing for a series without values.
+
+    >>> sparkline([1, 10, 100, 1000]), sparkline([2.0, 2.1, 2.0])
+    ('▁▃▆█', '▄▅▄')
+    >>> sparkline([1.0, None, float("nan"), 0.0, 100.0])
+    '▂·×▁█'
+    >>> sparkline([-1.0, 0.0, 2.0], logarithmic=False)
+    '▁▃█'
     """
     drawn = _shared(values, width)
+    if all(value is None for value in drawn):
+        return ""
     heights = [_height(value, logarithmic) for value in drawn]
-    there = [height for height in heights if height is not None]
-    low, high = (min(there), max(there)) if there else (0.0, 0.0)
-    least = _LEAST_DECADES if logarithmic else 0.0
-    if high - low < least:
-        middle = (high + low) / 2
-        low, high = middle - least / 2, middle + least / 2
-    return "".join(_block(value, height, low, high) for value, height in zip(drawn, heights)).rstrip()
+    low, high = _range([height for height in heights if height is not None], logarithmic)
+    floor = 1 if logarithmic and any(value == 0 for value in drawn) else 0
+    return "".join(_mark(value, height, low, high, floor) for value, height in zip(drawn, heights))
 
 
 def _shared(values: Sequence[float | None], width: int) -> list[float | None]:
@@ -60,17 +66,29 @@ def _tallest(values: Sequence[float | None]) -> float | None:
 
 
 def _height(value: float | None, logarithmic: bool) -> float | None:
+    """Where a value stands on the scale; None: nowhere."""
     if value is None or not isfinite(value) or (logarithmic and value <= 0):
         return None
     return log10(value) if logarithmic else value
 
 
-def _block(value: float | None, height: float | None, low: float, high: float) -> str:
+def _range(heights: Sequence[float], logarithmic: bool) -> tuple[float, float]:
+    low, high = min(heights, default=0.0), max(heights, default=0.0)
+    if logarithmic and high - low < _LEAST_DECADES:
+        middle = (high + low) / 2
+        return middle - _LEAST_DECADES / 2, middle + _LEAST_DECADES / 2
+    return low, high
+
+
+def _mark(value: float | None, height: float | None, low: float, high: float, floor: int) -> str:
     if value is None:
-        return " "
+        return MISSING
     if not isfinite(value):
         return BROKEN
-    if height is None:  # zero has no logarithm
+    if height is None:
         return BLOCKS[0]
-    share = (height - low) / (high - low) if high > low else 0.5
-    return BLOCKS[min(len(BLOCKS) - 1, int(share * (len(BLOCKS) - 1) + 0.5))]
+    # Halved first: the range of float64 itself has no room for its ends' difference.
+    extent = high / 2 - low / 2
+    share = (height / 2 - low / 2) / extent if extent else 0.5
+    steps = len(BLOCKS) - 1 - floor
+    return BLOCKS[floor + min(steps, int(share * steps + 0.5))]

@@ -31,6 +31,7 @@ _STYLES = {
     "bytes": Style(dim=True),
     "ratio": Style(dim=True),
     "number": Style(),
+    "wrong": Style(color="red", bold=True),
     "text": Style(),
     "flag": Style(),
     "unknown": Style(dim=True, italic=True),
@@ -57,7 +58,6 @@ _STYLES = {
     "status-nan": Style(color="red", bold=True),
 }
 _PLAIN = Style()
-_WRONG_STYLE = Style(color="red", bold=True)
 # What a summary of values says is wrong with them: NaN!×3.
 _WRONG = re.compile(r"(\w+!×[0-9,]+)")
 
@@ -110,7 +110,7 @@ def _segments(text: str, role: str) -> Iterator[Segment]:
         yield Segment(text, style)
         return
     for index, part in enumerate(_WRONG.split(text)):
-        yield Segment(part, _WRONG_STYLE if index % 2 else style)
+        yield Segment(part, _STYLES["wrong"] if index % 2 else style)
 
 
 def _lines(sheet: Sheet, width: int) -> Iterator[Spans]:

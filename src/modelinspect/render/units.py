@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import isfinite, isnan
 
 __all__ = [
     "count_text",
@@ -106,20 +106,20 @@ def ratio_text(ratio: float) -> str:
 
 def short_number(number: float) -> str:
     """
-    Any float in three significant digits, short enough for a column.
+    Any float in three significant digits, or whole from 1,000 to 100,000; short enough for a column.
 
-    >>> short_number(0.01234), short_number(1234.5), short_number(1.5e-9), short_number(0.0)
-    ('0.0123', '1,234', '1.50e-09', '0')
-    >>> short_number(float("inf")), short_number(float("nan"))
-    ('inf', 'NaN')
+    >>> short_number(0.01234), short_number(999.6), short_number(1234.5), short_number(1.5e-9)
+    ('0.0123', '1,000', '1,234', '1.50e-09')
+    >>> short_number(0.0), short_number(float("-inf")), short_number(float("nan"))
+    ('0', '-inf', 'NaN')
     """
     if isnan(number):
         return "NaN"
-    if not number or abs(number) == float("inf"):
+    if not number or not isfinite(number):
         return f"{number:g}"
-    if not 1e-4 <= abs(number) < 1e6:
+    if not 1e-4 <= abs(number) < 1e5:
         return f"{number:.2e}"
-    if abs(number) >= 1000:
+    if abs(number) >= 999.5:
         return f"{number:,.0f}"
     # "#" keeps the zeros of 1.00 and leaves a dot behind 100.
     return f"{number:#.3g}".rstrip(".")

@@ -214,7 +214,9 @@ def _footer(report: GradientsReport) -> Iterator[Line]:
         least, median, most = (f"{norm:.3g}" for norm in report.sample_spread)
         yield Line("global norm by sample", f"{least} to {most}, median {median}", "text")
     if report.history is not None:
-        yield Line("loss by step", sparkline(report.history.losses, 40), "text")
+        losses = report.history.losses
+        positive = all(loss is None or not loss <= 0 for loss in losses)
+        yield Line("loss by step", sparkline(losses, 40, logarithmic=positive), "text")
         yield Line("norm by step", sparkline(report.history.norms, 40), "text")
     for finding in report.findings:
         yield Line(_STATUS[finding.kind], finding.text, "status")
