@@ -8,6 +8,7 @@ whether any of them has to be escaped.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite, isnan
@@ -27,12 +28,14 @@ __all__ = [
     "is_narrow",
     "raw_column",
     "shown_column",
+    "with_fixed_blanks",
 ]
 
 TEXT_KINDS: frozenset[ColumnKind] = frozenset({"name", "text", "dtype", "status"})
 """Kinds whose values are text, and may be a file's."""
 RIGHT_ALIGNED: frozenset[ColumnKind] = frozenset({"count", "bytes", "ratio", "number"})
 UNKNOWN = "unknown"
+_RUN_OF_BLANKS = re.compile(r"^ +| {2,}")
 _BLANK: frozenset[ColumnKind] = frozenset({"shape", "number", "ratio"})
 """Kinds of which None is no value, rather than one that isn't known."""
 
@@ -73,6 +76,13 @@ def all_visible(values: Iterable[Any]) -> list[str]:
     texts = ["" if value is None else value for value in values]
     # Whatever `visible` escapes is not printable, and this check takes no time.
     return texts if "".join(texts).isprintable() else [visible(text) for text in texts]
+
+
+def with_fixed_blanks(texts: Sequence[str]) -> list[str]:
+    """
+    Texts whose blanks at the beginning, and runs of them, HTML and Markdown leave alone.
+    """
+    return [_RUN_OF_BLANKS.sub(lambda run: "\N{NO-BREAK SPACE}" * len(run.group()), text) for text in texts]
 
 
 def _each_once(convert: Callable[[Any], str], values: Sequence[Any], none: str) -> list[str]:

@@ -27,7 +27,8 @@ class Column(NamedTuple):
 
     Raw values by kind: ``name``, ``text``, ``dtype`` and ``status`` str; ``count``
     and ``bytes`` int; ``shape`` tuple of int; ``ratio`` float from 0 to 1; ``number``
-    any float, NaN and infinities too; ``flag`` bool. None is "not known" of a count or a flag, "none" of anything else.
+    any float, NaN and infinities too; ``flag`` bool. None is "not known" of a count or a
+    flag, "none" of anything else.
     """
 
     key: str

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite, log10
 
-__all__ = ["BLOCKS", "BROKEN", "MISSING", "sparkline"]
+__all__ = ["BLOCKS", "BROKEN", "sparkline"]
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 BROKEN = "×"
 """NaN or infinity."""
-MISSING = "·"
-"""No value. A mark and no blank: HTML and Markdown would take blanks away."""
 WIDTH = 16
 _LEAST_DECADES = 1.0
 """Values within one decade are drawn as such: what hardly changes looks flat."""
@@ -25,30 +23,27 @@ def sparkline(values: Sequence[float | None], width: int = WIDTH, *, logarithmic
     Draw a series between its least and its largest value.
 
     Args:
-        values: None is ``·``, NaN and infinity are ``×``. On a logarithmic scale a zero is
-            the lowest block, which nothing else is then.
+        values: None is a blank, NaN and infinity are ``×``; zero is the lowest block of a
+            logarithmic scale.
         width: Characters at most; of several values that share one the largest is drawn,
             or ``×`` if one of them is broken.
         logarithmic: A block is a share of the decades, of one decade at least; else of
             the range.
 
     Returns:
-        One character a value; nothing for a series without values.
+        One character a value, without blanks at the end.
 
     >>> sparkline([1, 10, 100, 1000]), sparkline([2.0, 2.1, 2.0])
     ('▁▃▆█', '▄▅▄')
     >>> sparkline([1.0, None, float("nan"), 0.0, 100.0])
-    '▂·×▁█'
+    '▁ ×▁█'
     >>> sparkline([-1.0, 0.0, 2.0], logarithmic=False)
     '▁▃█'
     """
     drawn = _shared(values, width)
-    if all(value is None for value in drawn):
-        return ""
     heights = [_height(value, logarithmic) for value in drawn]
     low, high = _range([height for height in heights if height is not None], logarithmic)
-    floor = 1 if logarithmic and any(value == 0 for value in drawn) else 0
-    return "".join(_mark(value, height, low, high, floor) for value, height in zip(drawn, heights))
+    return "".join(_mark(value, height, low, high) for value, height in zip(drawn, heights)).rstrip()
 
 
 def _shared(values: Sequence[float | None], width: int) -> list[float | None]:
@@ -80,9 +75,9 @@ def _range(heights: Sequence[float], logarithmic: bool) -> tuple[float, float]:
     return low, high
 
 
-def _mark(value: float | None, height: float | None, low: float, high: float, floor: int) -> str:
+def _mark(value: float | None, height: float | None, low: float, high: float) -> str:
     if value is None:
-        return MISSING
+        return " "
     if not isfinite(value):
         return BROKEN
     if height is None:
@@ -90,5 +85,5 @@ def _mark(value: float | None, height: float | None, low: float, high: float, fl
     # Halved first: the range of float64 itself has no room for its ends' difference.
     extent = high / 2 - low / 2
     share = (height / 2 - low / 2) / extent if extent else 0.5
-    steps = len(BLOCKS) - 1 - floor
-    return BLOCKS[floor + min(steps, int(share * steps + 0.5))]
+    steps = len(BLOCKS) - 1
+    return BLOCKS[min(steps, int(share * steps + 0.5))]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape
 
 from modelinspect.errors import visible
-from modelinspect.render.cells import RIGHT_ALIGNED, columns_of, shown_column
+from modelinspect.render.cells import RIGHT_ALIGNED, columns_of, shown_column, with_fixed_blanks
 from modelinspect.render.layout import below, card_cells
 from modelinspect.render.sheet import Column, Sheet
 
@@ -50,6 +50,10 @@ def _table(sheet: Sheet) -> Iterable[str]:
     columns = [
         shown_column(column.kind, values[:MOST_ROWS])
         for column, values in zip(sheet.columns, columns_of(sheet))
+    ]
+    columns = [
+        with_fixed_blanks(cells) if column.kind == "text" else cells
+        for column, cells in zip(sheet.columns, columns)
     ]
     indents = sheet.indents or [0] * len(sheet.rows)
     yield "<tbody>"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from modelinspect.errors import visible
-from modelinspect.render.cells import RIGHT_ALIGNED, columns_of, shown_column
+from modelinspect.render.cells import RIGHT_ALIGNED, columns_of, shown_column, with_fixed_blanks
 from modelinspect.render.layout import below, card_cells
 from modelinspect.render.sheet import Sheet
 
@@ -55,6 +55,8 @@ def markdown_chunks(sheet: Sheet) -> Iterator[str]:
 def _column(sheet: Sheet, index: int, values: Sequence[object]) -> list[str]:
     kind = sheet.columns[index].kind
     cells = shown_column(kind, values)
+    if kind == "text":
+        cells = with_fixed_blanks(cells)
     if kind not in RIGHT_ALIGNED:
         words = {cell: escaped(cell) for cell in set(cells)} if kind != "shape" else {}
         cells = [words.get(cell, cell) for cell in cells]

@@ -17,34 +17,40 @@ names), ``remark``, ``spread`` (null or an object), ``history`` (a list of norms
 
 JSON of several runs: ``runs``, a list of objects ``path``, ``target``, ``steps``, ``loss``,
 ``norm``, ``finished``; ``order``; ``parameters``, a list of objects ``name``, ``norms``,
-``verdicts`` (a list of one a run each, null where it has no such parameter), ``ratio`` (of
+``verdicts`` (lists of one a run each, null where it has no such parameter), ``ratio`` (of
 the last run's norm to the first's).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from modelinspect.analysis.gradients import (
     Figures,
+    FindingKind,
     GradientNode,
     GradientRow,
     GradientsReport,
     NormOrder,
     Spread,
+    Thresholds,
+    Verdict,
 )
-from modelinspect.analysis.runs import RunsReport
+from modelinspect.analysis.runs import RunColumn, RunsReport
 from modelinspect.errors import UsageError, visible
 from modelinspect.render.sheet import Column, Line, Sheet
 from modelinspect.render.sparkline import sparkline
 from modelinspect.render.summaries import values_text
+from modelinspect.render.units import short_number
 
-__all__ = ["GRADS_COLUMNS", "grads_sheet", "runs_sheet"]
+__all__ = ["GRADS_COLUMNS", "GRADS_TREE_COLUMNS", "grads_sheet", "runs_sheet"]
+
+Cell = Callable[[GradientRow, NormOrder], Any]
 
 _NORM_TITLES: dict[NormOrder, str] = {"1": "L1 norm", "2": "norm", "inf": "max norm"}
-_STATUS = {
+_STATUS: dict[FindingKind, Verdict] = {
     "nan-forward": "nan",
     "nan-backward": "nan",
     "nan-weight": "nan",
@@ -59,8 +65,6 @@ _STATUS = {
 }
 """Kind of a finding to the verdict whose colour it has."""
 
-Cell = Callable[[GradientRow, NormOrder], Any]
-
 
 def grads_sheet(report: GradientsReport, columns: tuple[str, ...] | None = None) -> Sheet:
     """
@@ -68,7 +72,8 @@ def grads_sheet(report: GradientsReport, columns: tuple[str, ...] | None = None)
 
     Args:
         report: What :func:`modelinspect.grads` returned.
-        columns: Keys of :data:`GRADS_COLUMNS`, in the order to show; None is the usual ones.
+        columns: Keys of :data:`GRADS_COLUMNS`, or of :data:`GRADS_TREE_COLUMNS` where there
+            are modules, in the order to show; None is the usual ones.
 
     Raises:
         UsageError: There is no such column; the message lists them.
@@ -76,12 +81,12 @@ def grads_sheet(report: GradientsReport, columns: tuple[str, ...] | None = None)
     if report.tree is not None:
         return _tree_sheet(report, report.tree, columns)
     keys = columns or _usual(report)
-    chosen = [_column(key, report) for key in keys]
-    rows = [tuple(cell(row, report.order) for _, cell in chosen) for row in report.rows]
-    hidden = () if columns else _dull(keys, rows)
+    _check(keys, GRADS_COLUMNS)
+    chosen = [_COLUMNS[key] for key in keys]
+    rows = [tuple([cell(row, report.order) for _, cell in chosen]) for row in report.rows]
     return Sheet(
         "grads",
-        tuple(column for column, _ in chosen),
+        _titled([column for column, _ in chosen], report.order),
         rows,
         title=report.target,
         footer=tuple(_footer(report)),
@@ -89,36 +94,56 @@ def grads_sheet(report: GradientsReport, columns: tuple[str, ...] | None = None)
         summary=_summary(report),
         rows_key="parameters",
         records=[_record(row, report.order) for row in report.rows],
-        hidden=frozenset(hidden),
-        names_above=True,
-        dispensable=() if columns else ("zeros", "largest", "shape", "ratio"),
+        hidden=frozenset(() if columns else _dull(keys, rows, ("name", "shape", "norm", "verdict"))),
+        # A row a line is what makes a fall from layer to layer visible.
+        dispensable=() if columns else ("zero_share", "largest", "shape", "ratio", "second_rms", "history"),
     )
 
 
 # --------------------------------------------------------------------- columns
 
-_PLAIN = ("name", "shape", "norm", "largest", "ratio", "zeros", "verdict")
-
 
 def _usual(report: GradientsReport) -> tuple[str, ...]:
     """The columns that say something of this report; the first seven are always there."""
-    keys = list(_PLAIN)
-    if any(row.second_rms is not None for row in report.rows):
-        keys.append("second_rms")
-    if report.history is not None:
-        keys.append("history")
-    if any(row.spread is not None for row in report.rows):
-        keys += ["least", "median", "most"]
-    if any(row.values is not None for row in report.rows):
-        keys.append("values")
-    return (*keys, "also", "remark")
+    keys = ["name", "shape", "norm", "largest", "ratio", "zero_share", "verdict"]
+    further = {
+        "second_rms": any(row.second_rms is not None for row in report.rows),
+        "history": any(row.history for row in report.rows),
+        **dict.fromkeys(("least", "median", "most"), any(row.spread is not None for row in report.rows)),
+        "values": any(row.values is not None for row in report.rows),
+    }
+    return (*keys, *(key for key, is_there in further.items() if is_there), "also", "remark")
 
 
-def _dull(keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def _dull(keys: Sequence[str], rows: Sequence[Sequence[Any]], kept: Sequence[str]) -> list[str]:
     """Columns in which nothing is known; people are not shown those."""
     columns = dict(zip(keys, zip(*rows)))
-    may_go = ("largest", "ratio", "zeros", "also", "remark", "second_rms")
-    return [key for key in may_go if key in columns and all(cell in (None, "") for cell in columns[key])]
+    return [
+        key for key, cells in columns.items()
+        if key not in kept and all(cell is None or cell == "" for cell in cells)
+    ]  # fmt: skip
+
+
+def _check(keys: Sequence[str], known: Sequence[str]) -> None:
+    for key in keys:
+        if key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"there is no column {visible(key)!r}",
+                details=(f"columns: {', '.join(known)}",),
+                hint=f"did you mean {near[0]}?" if near else None,
+            )
+
+
+def _titled(columns: Iterable[Column], order: NormOrder) -> tuple[Column, ...]:
+    """The columns, the norm's heading saying which norm it is."""
+    return tuple(c._replace(title=_NORM_TITLES[order]) if c.key == "norm" else c for c in columns)
+
+
+def _of_row(field: str) -> Cell:
+    return lambda row, _: getattr(row, field)
 
 
 def _of_figures(get: Callable[[Figures], Any]) -> Cell:
@@ -139,89 +164,87 @@ def _norm(row: GradientRow, order: NormOrder) -> float | None:
 _COLUMNS: dict[str, tuple[Column, Cell]] = {
     column.key: (column, cell)
     for column, cell in (
-        (Column("name", "name", "name"), lambda row, _: row.name),
-        (Column("shape", "shape", "shape"), lambda row, _: row.shape),
-        (Column("dtype", "dtype", "dtype"), lambda row, _: row.dtype),
-        (Column("numel", "numel", "count"), lambda row, _: row.numel),
+        (Column("name", "name", "name"), _of_row("name")),
+        (Column("shape", "shape", "shape"), _of_row("shape")),
+        (Column("dtype", "dtype", "dtype"), _of_row("dtype")),
+        (Column("numel", "numel", "count"), _of_row("numel")),
         (Column("norm", "norm", "number"), _norm),
         (Column("largest", "largest", "number"), _of_figures(lambda figures: figures.largest)),
         (Column("ratio", "grad/weight", "number"), _of_figures(lambda figures: figures.ratio)),
-        (Column("zeros", "zeros", "ratio"), _of_figures(lambda figures: figures.zero_share)),
-        (Column("verdict", "verdict", "status"), lambda row, _: row.verdict),
-        (Column("second_rms", "rms", "number"), lambda row, _: row.second_rms),
+        (Column("zero_share", "zeros", "ratio"), _of_figures(lambda figures: figures.zero_share)),
+        (Column("verdict", "verdict", "status"), _of_row("verdict")),
+        (Column("second_rms", "rms (second moment)", "number"), _of_row("second_rms")),
         (Column("history", "history", "text"), lambda row, _: sparkline(row.history)),
         (Column("least", "least", "number"), _of_spread(lambda spread: spread.least)),
         (Column("median", "median", "number"), _of_spread(lambda spread: spread.median)),
         (Column("most", "most", "number"), _of_spread(lambda spread: spread.most)),
         (Column("values", "values", "text"), lambda row, _: values_text(row.values)),
         (Column("also", "also", "name"), lambda row, _: ", ".join(row.also)),
-        (Column("remark", "remark", "text"), lambda row, _: row.remark),
+        (Column("remark", "remark", "text"), _of_row("remark")),
         (Column("l1", "L1 norm", "number"), _of_figures(lambda figures: figures.l1)),
         (Column("l2", "L2 norm", "number"), _of_figures(lambda figures: figures.l2)),
-        (Column("rms_gradient", "rms of gradient", "number"), _of_figures(lambda figures: figures.rms)),
-        (Column("weight", "weight norm", "number"), _of_figures(lambda figures: figures.weight)),
-        (
-            Column("relative_size", "relative size", "number"),
-            _of_figures(lambda figures: figures.relative_size),
-        ),
-        (Column("zero_count", "zero entries", "count"), _of_figures(lambda figures: figures.zeros)),
+        (Column("rms", "rms", "number"), _of_figures(lambda figures: figures.rms)),
+        (Column("weight_norm", "weight norm", "number"), _of_figures(lambda figures: figures.weight)),
+        (Column("relative_size", "relative size", "number"), _of_figures(lambda f: f.relative_size)),
+        (Column("zeros", "zero entries", "count"), _of_figures(lambda figures: figures.zeros)),
         (Column("nans", "NaN", "count"), _of_figures(lambda figures: figures.nans)),
         (Column("infinities", "infinite", "count"), _of_figures(lambda figures: figures.infinities)),
     )
 }
 GRADS_COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
-"""Keys of the columns that a table of gradients can show."""
-
-
-def _column(key: str, report: GradientsReport) -> tuple[Column, Cell]:
-    if key not in _COLUMNS:
-        raise _no_column(key, GRADS_COLUMNS)
-    column, cell = _COLUMNS[key]
-    if key == "norm":
-        column = column._replace(title=_NORM_TITLES[report.order])
-    return column, cell
-
-
-def _no_column(key: str, known: Sequence[str]) -> UsageError:
-    from difflib import get_close_matches
-
-    near = get_close_matches(key, known, 1)
-    return UsageError(
-        f"there is no column {visible(key)!r}",
-        details=(f"columns: {', '.join(known)}",),
-        hint=f"did you mean {near[0]}?" if near else None,
-    )
+"""Keys of the columns that a table of parameters can show."""
 
 
 # ---------------------------------------------------------------------- footer
 
 
 def _footer(report: GradientsReport) -> Iterator[Line]:
+    """Figures, what is wrong, how it went, how it came about."""
     if report.global_norm is not None:
-        title = {"1": "global L1 norm", "2": "global norm", "inf": "global max norm"}[report.order]
-        yield Line(title, report.global_norm, "number")
+        yield Line(f"global {_NORM_TITLES[report.order]}", report.global_norm, "number", _exactness(report))
     if report.loss is not None:
         yield Line("loss", report.loss, "number")
-    counts = Counter(row.verdict for row in report.rows)
-    noun = "parameter" if report.parameters == 1 else "parameters"
-    yield Line(noun, report.parameters)
-    said = " · ".join(f"{count:,} {verdict}" for verdict, count in counts.most_common())
-    if said:
-        yield Line("verdicts", said, "text")
-    if len(report.rows) < report.parameters:
-        yield Line("", f"{len(report.rows):,} of {report.parameters:,} parameters are shown", "text")
+    yield Line("parameter" if report.parameters == 1 else "parameters", report.parameters)
+    yield from _verdicts(report)
+    for finding in report.findings:
+        yield Line(_STATUS[finding.kind], finding.text, "status")
     if report.sample_spread is not None:
         least, median, most = (f"{norm:.3g}" for norm in report.sample_spread)
         yield Line("global norm by sample", f"{least} to {most}, median {median}", "text")
     if report.history is not None:
-        losses = report.history.losses
-        positive = all(loss is None or not loss <= 0 for loss in losses)
-        yield Line("loss by step", sparkline(losses, 40, logarithmic=positive), "text")
-        yield Line("norm by step", sparkline(report.history.norms, 40), "text")
-    for finding in report.findings:
-        yield Line(_STATUS[finding.kind], finding.text, "status")
+        yield from _by_step("loss by step", report.history.losses)
+        yield from _by_step("norm by step", report.history.norms)
     for key, text in report.setup.items():
         yield Line(key, text, "text")
+
+
+def _exactness(report: GradientsReport) -> str:
+    is_half = any(row.dtype in ("float16", "bfloat16") for row in report.rows)
+    return "added up in float64" if is_half else ""
+
+
+def _verdicts(report: GradientsReport) -> Iterator[Line]:
+    counts = Counter(row.verdict for row in report.rows)
+    if counts:
+        said = " · ".join(f"{count:,} {verdict}" for verdict, count in counts.most_common())
+        yield Line("verdicts", said, "text")
+    limits = report.thresholds
+    if limits != Thresholds() and (counts["vanishing"] or counts["exploding"]):
+        said = f"vanishing below {limits.vanishing:g}, exploding above {limits.exploding:g} (relative size)"
+        yield Line("thresholds", said, "text")
+    if len(report.rows) < report.parameters:
+        yield Line("", f"{len(report.rows):,} of {report.parameters:,} parameters are shown", "text")
+
+
+def _by_step(label: str, series: Sequence[float | None]) -> Iterator[Line]:
+    """A series and its ends; a loss below zero has no logarithm."""
+    there = [value for value in series if value is not None]
+    if there:
+        drawn = sparkline(series, 40, logarithmic=not any(value < 0 for value in there))
+        yield Line(label, f"{drawn} {short_number(there[0])} to {short_number(there[-1])}", "text")
+
+
+# ------------------------------------------------------------------------ JSON
 
 
 def _summary(report: GradientsReport) -> dict[str, Any]:
@@ -292,26 +315,24 @@ _TREE_COLUMNS = {
         Column("verdict", "verdict", "status"),
     )
 }
+GRADS_TREE_COLUMNS: tuple[str, ...] = tuple(_TREE_COLUMNS)
+"""Keys of the columns that a tree, or a table of modules, can show."""
 
 
 def _tree_sheet(
     report: GradientsReport, tree: Sequence[GradientNode], columns: tuple[str, ...] | None
 ) -> Sheet:
-    keys = columns or tuple(_TREE_COLUMNS)
-    for key in keys:
-        if key not in _TREE_COLUMNS:
-            raise _no_column(key, tuple(_TREE_COLUMNS))
-    titles = {"norm": _NORM_TITLES[report.order]}
+    keys = columns or GRADS_TREE_COLUMNS
+    _check(keys, GRADS_TREE_COLUMNS)
     records = [_node_record(node, report.order) for node in tree]
-    hidden: set[str] = set() if columns else {"path", "depth"}
-    if columns is None and not any(record["class"] for record in records):
-        hidden.add("class")
+    rows = [tuple([record[key] for key in keys]) for record in records]
     is_tree = any(node.depth for node in tree)
+    hidden = set() if columns else {"path", "depth", *_dull(keys, rows, ("label", "norm"))}
     labels_first = next((key for key in keys if key not in hidden), "") == "label"
     return Sheet(
         "grads",
-        tuple(_TREE_COLUMNS[key]._replace(title=titles.get(key, _TREE_COLUMNS[key].title)) for key in keys),
-        [tuple(record[key] for key in keys) for record in records],
+        _titled([_TREE_COLUMNS[key] for key in keys], report.order),
+        rows,
         title=report.target,
         indents=[node.depth for node in tree] if is_tree and labels_first else None,
         footer=tuple(_footer(report)),
@@ -320,7 +341,7 @@ def _tree_sheet(
         rows_key="modules",
         records=records,
         hidden=frozenset(hidden),
-        dispensable=() if columns else ("zero_share", "largest", "tensors", "numel", "ratio"),
+        dispensable=() if columns else ("zero_share", "largest", "class", "tensors", "numel", "ratio"),
     )
 
 
@@ -333,7 +354,7 @@ def _node_record(node: GradientNode, order: NormOrder) -> dict[str, Any]:
         "class": node.class_name,
         "tensors": node.tensors,
         "numel": node.numel,
-        "norm": figures and figures.norm(order),
+        "norm": figures.norm(order) if figures else node.row and _norm(node.row, order),
         "largest": figures and figures.largest,
         "ratio": figures and figures.ratio,
         "zero_share": figures and figures.zero_share,
@@ -348,56 +369,62 @@ def runs_sheet(report: RunsReport) -> Sheet:
     """
     A row a parameter: its last norm in each run, how they compare, and what is wrong.
     """
-    runs = report.runs
-    marks = [chr(ord("A") + place) if len(runs) <= 26 else str(place + 1) for place in range(len(runs))]
+    marks = _marks(len(report.runs))
     columns = [Column("name", "name", "name")]
-    columns += [Column(f"norm_{mark}", f"norm {mark}", "number") for mark in marks]
-    columns += [Column("ratio", f"{marks[-1]}/{marks[0]}", "number")]
+    columns += [Column(f"norm_{mark}", f"{_NORM_TITLES[report.order]} {mark}", "number") for mark in marks]
+    columns += [Column("ratio", f"{marks[-1]}/{marks[0]}", "number")] if len(marks) > 1 else []
     columns += [Column(f"verdict_{mark}", f"verdict {mark}", "status") for mark in marks]
     columns += [Column(f"history_{mark}", f"history {mark}", "text") for mark in marks]
     rows = [
-        (name, *norms, _ratio(norms), *verdicts, *map(sparkline, histories))
+        (name, *norms, *_ratio(norms), *verdicts, *map(sparkline, histories))
         for name, norms, verdicts, histories in zip(
             report.names, report.norms, report.verdicts, report.histories
         )
-    ]
-    records = [
-        {"name": name, "norms": norms, "ratio": _ratio(norms), "verdicts": verdicts}
-        for name, norms, verdicts in zip(report.names, report.norms, report.verdicts)
     ]
     return Sheet(
         "grads-runs",
         tuple(columns),
         rows,
-        title=", ".join(run.path for run in runs),
-        footer=tuple(_run_line(mark, run) for mark, run in zip(marks, runs)),
+        title=", ".join(run.path for run in report.runs),
+        footer=tuple(_run_line(mark, run) for mark, run in zip(marks, report.runs)),
         notes=report.notes,
-        summary={
-            "runs": [
-                {
-                    "path": run.path, "target": run.target, "steps": run.steps, "loss": run.loss,
-                    "norm": run.norm, "finished": run.is_finished,
-                }
-                for run in runs
-            ],
-            "order": report.order,
-        },
+        summary={"runs": list(map(_run_record, report.runs)), "order": report.order},
         rows_key="parameters",
-        records=records,
-        names_above=True,
-        dispensable=(
-            *(f"history_{mark}" for mark in marks), *(f"verdict_{mark}" for mark in marks), "ratio",
-        ),
-    )  # fmt: skip
+        records=[
+            {"name": name, "norms": norms, "ratio": next(iter(_ratio(norms)), None), "verdicts": verdicts}
+            for name, norms, verdicts in zip(report.names, report.norms, report.verdicts)
+        ],
+        dispensable=tuple(f"{what}_{mark}" for what in ("history", "verdict") for mark in reversed(marks)),
+    )
 
 
-def _ratio(norms: Sequence[float | None]) -> float | None:
+def _marks(runs: int) -> list[str]:
+    """``A``, ``B`` … for the columns; numbers where letters don't suffice."""
+    return [chr(ord("A") + place) if runs <= 26 else str(place + 1) for place in range(runs)]
+
+
+def _ratio(norms: Sequence[float | None]) -> tuple[float | None, ...]:
+    """The last norm over the first; nothing for a single run."""
+    if len(norms) < 2:
+        return ()
     first, last = norms[0], norms[-1]
-    return None if not first or last is None else last / first
+    return (None if not first or last is None else last / first,)
 
 
-def _run_line(mark: str, run: Any) -> Line:
+def _run_record(run: RunColumn) -> dict[str, Any]:
+    return {
+        "path": run.path,
+        "target": run.target,
+        "steps": run.steps,
+        "loss": run.loss,
+        "norm": run.norm,
+        "finished": run.is_finished,
+    }
+
+
+def _run_line(mark: str, run: RunColumn) -> Line:
+    steps = f"{run.steps:,} step{'' if run.steps == 1 else 's'}"
     loss = "no loss" if run.loss is None else f"loss {run.loss:.4g}"
     norm = "no norm" if run.norm is None else f"global norm {run.norm:.4g}"
     end = "" if run.is_finished else ", without an end"
-    return Line(mark, f"{run.path}: {run.steps:,} steps, {loss}, {norm}{end}", "text")
+    return Line(mark, f"{run.path}: {steps}, {loss}, {norm}{end}", "text")
