@@ -13,6 +13,8 @@ import torch
 from command import ROOT, Cli, plain_environment
 from safetensors.torch import save_file
 
+import modelinspect as mi
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -34,11 +36,13 @@ def shown() -> list[tuple[str, str]]:
 
 def examples() -> list[str]:
     """Lines of the other blocks that run the command."""
-    lines = [line for block in blocks("sh") + blocks("console") for line in block.splitlines()]
+    lines = [
+        line for block in blocks("sh") + blocks("console") for line in block.replace("\\\n", "").splitlines()
+    ]
     return [
         line.removeprefix("$ ")
         for line in lines
-        if re.search(r"(^|\W)modelinspect (count|params|compl)", line)
+        if re.search(r"(^|\W)modelinspect (count|params|grads|compl)", line)
     ]
 
 
@@ -57,14 +61,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "models", made / "models")
     (made / "net.py").write_text(
         "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, width=1, hidden=13):\n"
-        "        super().__init__()\n        self.encoder = torch.nn.Linear(width, hidden)\n"
+        "        super().__init__()\n        self.encoder = torch.nn.Linear(width, hidden)\n\n"
+        "    def forward(self, x):\n        return self.encoder(x.flatten(1)[:, :1]).mean(1, keepdim=True)\n"
     )
+    _add_what_grads_reads(made)
     state_dict = torch.nn.ModuleDict({"encoder": torch.nn.Linear(1, 13)}).state_dict()
     for name in ("model.pt", "a.pt"):
         torch.save(state_dict, made / name)
     for name in ("model.safetensors", "b.safetensors"):
         save_file(state_dict, made / name)
     return made
+
+
+def _add_what_grads_reads(made: Path) -> None:
+    """Data, a language model, a loader and a loss, a checkpoint with an optimizer, two runs."""
+    (made / "lm.py").write_text("import torch\n\n\nclass LM(torch.nn.Embedding):\n    def __init__(self):\n"
+                                "        super().__init__(1000, 4)\n")  # fmt: skip
+    (made / "masked.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.embedding = torch.nn.Embedding(50, 4)\n\n"
+        "    def forward(self, ids, mask, use_cache=True):\n"
+        "        return self.embedding(ids) * mask[..., None]\n"
+    )
+    (made / "train.py").write_text(
+        "import torch\n\ndataloader = [(torch.randn(4, 1), torch.randn(4, 1)) for _ in range(3)]\n\n\n"
+        "def my_loss(output, target):\n    return (output - target).abs().mean()\n"
+    )
+    rows = "\n".join(f"{number},{number % 7},{number / 9}" for number in range(70))
+    (made / "train.csv").write_text(f"pixel0,pixel1,label\n{rows}\n")
+    save_file({"x": torch.randn(6, 1), "y": torch.randn(6, 1)}, made / "batches.safetensors")
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(1, 13)})
+    optimizer = torch.optim.Adam(model.parameters())
+    for name in ("run.jsonl", "run1.jsonl", "run2.jsonl"):
+        with mi.watch(model, made / name, every=1):
+            model["encoder"](torch.ones(2, 1)).mean().backward()
+            optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, made / "checkpoint.pt")
+    torch.save(optimizer.state_dict(), made / "optimizer.pt")
 
 
 @pytest.mark.parametrize("line", examples())
@@ -91,7 +124,22 @@ def test_there_is_something_to_test() -> None:
 def test_the_library_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python block of the README, line by line, with a model in hand."""
     monkeypatch.chdir(folder)
-    names: dict[str, object] = {"model": torch.nn.Linear(2, 3)}
-    for line in blocks("python")[0].splitlines():
+    names: dict[str, object] = {
+        "model": torch.nn.Linear(2, 3), "x": torch.ones(4, 2), "y": torch.ones(4, 3),
+    }  # fmt: skip
+    for line in blocks("python")[-1].splitlines():
         if line.strip():
             exec(line, names)
+
+
+def test_the_watch_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block that stands in a training script, with a loop of one step."""
+
+    def train(model: torch.nn.Module) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+
+    monkeypatch.chdir(folder)
+    exec(blocks("python")[0], {"mi": mi, "model": torch.nn.Linear(2, 3), "train": train})
+    assert mi.grads("run.jsonl").loss is None
