@@ -10,7 +10,8 @@ import platform
 import sys
 from importlib.metadata import version
 
-from benchmarks.cases import CASES, Row
+from benchmarks.cases import CASES
+from benchmarks.row import Row
 
 _HEADINGS = ("work", "ours", "peer", "", "ratio", "budget", "")
 

@@ -7,43 +7,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from benchmarks.corpus import CACHE, ROOT, huge_names, made, many_names, safetensors_file, torch_file
+from benchmarks.gradients import by_hand, watching
 from benchmarks.measure import COMMAND, Sample, in_pipe, in_turns, inside, on_terminal, python
+from benchmarks.row import Row
+from modelinspect.analysis.gradients import Figures, Thresholds
+from modelinspect.analysis.runs import Parameter, end_line, header_line, step_line, table_line
 
-__all__ = ["CASES", "Row"]
-
-Unit = Literal["s", "MiB"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result: the same work, ours beside a peer's."""
-
-    work: str
-    ours: float
-    peer_name: str
-    peer: float
-    unit: Unit = "s"
-    budget: float | None = None
-    """The most that the ratio may be; None: no budget, the figure is for information."""
-    excess: bool = False
-    """The budget is of the difference ours − peer, in *unit*, instead of the ratio."""
-
-    @property
-    def measured(self) -> float:
-        """What the budget is about."""
-        return self.ours - self.peer if self.excess else self.ours / self.peer
-
-    @property
-    def verdict(self) -> str:
-        """``ok`` or ``over``; empty without a budget."""
-        if self.budget is None:
-            return ""
-        return "ok" if self.measured <= self.budget else "over"
-
+__all__ = ["CASES"]
 
 _BARE_PROGRAM = """\
 import typer
@@ -84,6 +57,8 @@ def start_up(rounds: int) -> Iterator[Row]:
         "count, torch zip": [COMMAND, "count", small["torch zip"]],
         "params, torch zip": [COMMAND, "params", small["torch zip"]],
         "count --help": [COMMAND, "count", "--help"],
+        "grads --help": [COMMAND, "grads", "--help"],
+        "grads, a run": [COMMAND, "grads", _small_run()],
     }
     peers = {
         "bare Typer program": [sys.executable, _bare_program(), "first", "word"],
@@ -94,6 +69,19 @@ def start_up(rounds: int) -> Iterator[Row]:
     for name in ours:
         for peer, budget in (("bare Typer program", 1.5), ("import torch", 0.1)):
             yield Row(f"start-up: {name}", taken[name].seconds, peer, taken[peer].seconds, budget=budget)
+
+
+def _small_run() -> str:
+    """The record of a run of 20 parameters and 50 steps."""
+
+    def write(path: Path) -> None:
+        parameters = [Parameter(f"layers.{number}.weight", (8, 8), "float32") for number in range(20)]
+        lines = [header_line("Net", "2", 50, Thresholds(), parameters)]
+        lines += [step_line(step, 1.0, 1.0, [0.5] * 20) for step in range(1, 51)]
+        lines += [table_line(50, [Figures(64, 1.0, 0.5, 0.1, 0, weight=1.0)] * 20), end_line(50)]
+        path.write_text("".join(lines), encoding="utf-8")
+
+    return made("small.jsonl", write)
 
 
 def _small(kind: str) -> str:
@@ -240,5 +228,7 @@ CASES: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
     "more-data": (more_data, 7),
     "definition": (definition, 5),
     "terminal": (terminal, 5),
+    "grads": (by_hand, 5),
+    "watch": (watching, 3),
 }
 """Name to the comparison and the rounds that its median is of."""
