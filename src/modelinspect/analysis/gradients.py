@@ -66,8 +66,7 @@ CANCELLED_SHARE = 1e-3
 """What remains of a bias's gradient that cancels out is rounding: less than this of the weight's."""
 
 
-@dataclass(frozen=True)
-class Thresholds:
+class Thresholds(NamedTuple):
     """
     Where a gradient stops being ok, as relative size; see the head of this file.
 
@@ -180,8 +179,7 @@ class Finding(NamedTuple):
     """Dotted path of the module where it is, ``""`` for the model itself."""
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """What was recorded step by step. All tuples have one entry a recorded step."""
 
     steps: tuple[int, ...]
@@ -224,7 +222,7 @@ class GradientsReport(Displayed):
     order: NormOrder
     global_norm: float | None
     """Over all rows, shown or not, added up in float64; None: there is no gradient."""
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = field(default_factory=Thresholds)
     modules: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Dotted path of a module to its class; empty where they are not known."""
     loss: float | None = None

@@ -21,9 +21,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
-from statistics import median
 from typing import Any, NamedTuple, cast, get_args
 
 from modelinspect.analysis.gradients import (
@@ -79,8 +78,7 @@ class Parameter(NamedTuple):
     also: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """
     What a file holds so far.
     """
@@ -90,14 +88,14 @@ class Run:
     order: NormOrder
     every: int
     thresholds: Thresholds
-    parameters: tuple[Parameter, ...] = field(repr=False)
-    steps: tuple[int, ...] = field(default=(), repr=False)
-    losses: tuple[float | None, ...] = field(default=(), repr=False)
-    norms: tuple[float | None, ...] = field(default=(), repr=False)
+    parameters: tuple[Parameter, ...]
+    steps: tuple[int, ...] = ()
+    losses: tuple[float | None, ...] = ()
+    norms: tuple[float | None, ...] = ()
     """Global norms, an entry a step."""
-    by_parameter: tuple[tuple[float | None, ...], ...] = field(default=(), repr=False)
+    by_parameter: tuple[tuple[float | None, ...], ...] = ()
     """For each step one norm a parameter."""
-    table: tuple[Figures | None, ...] | None = field(default=None, repr=False)
+    table: tuple[Figures | None, ...] | None = None
     """The last full table, an entry a parameter."""
     table_step: int | None = None
     findings: tuple[Finding, ...] = ()
@@ -276,8 +274,7 @@ class _Reader:
 
     def _run(self) -> Run:
         assert self._header is not None
-        return replace(
-            self._header,
+        return self._header._replace(
             steps=tuple(self._steps),
             losses=tuple(self._losses),
             norms=tuple(self._norms),
@@ -544,12 +541,18 @@ def diverges(losses: Sequence[float]) -> str | None:
     if len(losses) < 2:
         return None
     length = max(1, min(10, len(losses) // _SHARE))
-    first, last = losses[:length], median(losses[-length:])
-    begins = max(abs(median(first)), 0.01)
+    first, last = losses[:length], _median(losses[-length:])
+    begins = max(abs(_median(first)), 0.01)
     if abs(last) > _GROWTH * begins and last > max(first):
-        grown = f"from {median(first):.4g} to {last:.4g} in {len(losses):,} steps"
+        grown = f"from {_median(first):.4g} to {last:.4g} in {len(losses):,} steps"
         return f"training diverges: the loss grows {grown}"
     return None
+
+
+def _median(values: Sequence[float]) -> float:
+    """Of an even number of values the mean of the middle two."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def _word(loss: float) -> str:

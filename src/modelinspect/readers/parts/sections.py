@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from modelinspect.errors import visible
-from modelinspect.readers.parts.optimizer_groups import OptimizerReader
 from modelinspect.readers.parts.pickle_entries import is_mapping, plain_columns
 from modelinspect.readers.parts.pickle_symbols import Call, Pickle, PickledDict
 from modelinspect.readers.parts.tensor_walk import TensorWalk
@@ -88,9 +88,17 @@ def read_sections(pickle: Pickle, reader: TensorReader, target: str) -> Sections
     tables = {name: walk.table(part.symbol, part.how, name) for name, part in names.items()}
     roles = {name: part.role for name, part in names.items()}
     chosen = _choose(names, tables)
-    optimizers = OptimizerReader(pickle.end)
-    said = {name: optimizers.read(names[name].symbol) for name in names if roles[name] == "optimizer"}
+    of_optimizers = {name: part.symbol for name, part in names.items() if part.role == "optimizer"}
+    said = _optimizers(of_optimizers, pickle) if of_optimizers else {}
     return Sections(tables, roles, chosen, _metadata(root), _notes(tables, roles, chosen), said)
+
+
+def _optimizers(symbols: Mapping[str, Any], pickle: Pickle) -> dict[str, OptimizerState]:
+    # Most files hold no optimizer, and a listing starts in a few milliseconds.
+    from modelinspect.readers.parts.optimizer_groups import OptimizerReader
+
+    reader = OptimizerReader(pickle.end)
+    return {name: reader.read(symbol) for name, symbol in symbols.items()}
 
 
 # -- which sections there are -----------------------------------------------------------

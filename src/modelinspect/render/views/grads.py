@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isnan
 from typing import Any
 
 from modelinspect.analysis.gradients import (
@@ -117,7 +118,7 @@ def _usual(report: GradientsReport) -> tuple[str, ...]:
 
 def _dull(keys: Sequence[str], rows: Sequence[Sequence[Any]], kept: Sequence[str]) -> list[str]:
     """Columns in which nothing is known; people are not shown those."""
-    columns = dict(zip(keys, zip(*rows)))
+    columns = dict(zip(keys, zip(*rows))) if rows else dict.fromkeys(keys, ())
     return [
         key for key, cells in columns.items()
         if key not in kept and all(cell is None or cell == "" for cell in cells)
@@ -394,7 +395,7 @@ def runs_sheet(report: RunsReport) -> Sheet:
             {"name": name, "norms": norms, "ratio": next(iter(_ratio(norms)), None), "verdicts": verdicts}
             for name, norms, verdicts in zip(report.names, report.norms, report.verdicts)
         ],
-        dispensable=tuple(f"{what}_{mark}" for what in ("history", "verdict") for mark in reversed(marks)),
+        dispensable=tuple(f"{what}_{mark}" for what in ("history", "verdict") for mark in marks),
     )
 
 
@@ -424,7 +425,11 @@ def _run_record(run: RunColumn) -> dict[str, Any]:
 
 def _run_line(mark: str, run: RunColumn) -> Line:
     steps = f"{run.steps:,} step{'' if run.steps == 1 else 's'}"
-    loss = "no loss" if run.loss is None else f"loss {run.loss:.4g}"
-    norm = "no norm" if run.norm is None else f"global norm {run.norm:.4g}"
+    loss = "no loss" if run.loss is None else f"loss {_in_words(run.loss)}"
+    norm = "no norm" if run.norm is None else f"global norm {_in_words(run.norm)}"
     end = "" if run.is_finished else ", without an end"
     return Line(mark, f"{run.path}: {steps}, {loss}, {norm}{end}", "text")
+
+
+def _in_words(number: float) -> str:
+    return "NaN" if isnan(number) else f"{number:.4g}"
