@@ -388,6 +388,23 @@ def test_spread_over_the_batch() -> None:
     assert report.rows[0].figures.l2 == pytest.approx(whole["weight"].norm().item(), rel=1e-6)
 
 
+def test_samples_have_the_probes_targets_of_the_batch() -> None:
+    """The gradients of the samples average to that of the batch, without a target, too."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1), torch.randn(2, 4)
+    report = mi.grads(model, inputs=x, per_sample=True)
+    target = torch.randn(2, 1, generator=torch.Generator().manual_seed(0))
+    norms = []
+    for sample, wanted in zip(x, target):
+        gradient = by_hand(model, nn.functional.mse_loss(model(sample[None]), wanted[None]))["weight"]
+        assert gradient is not None
+        norms.append(gradient.norm().item())
+    assert report.rows[0].spread is not None
+    assert (report.rows[0].spread.least, report.rows[0].spread.most) == pytest.approx(
+        (min(norms), max(norms))
+    )
+
+
 # ------------------------------------------------------------------------------ errors
 
 

@@ -389,7 +389,9 @@ def _with_spread(
     order = bench.recipe.order
     norms: dict[str, list[float]] = {row.name: [] for row in rows}
     whole: list[float] = []
-    for sample in samples(batch):
+    for number, sample in enumerate(samples(batch)):
+        if isinstance(bench.loss, Loss):
+            bench.loss.sample = number, batch.size or 0
         _one_pass(bench, sample, None)
         there = [(row.name, row.figures) for row in _rows(bench) if row.figures is not None]
         total = global_norm((figures for _, figures in there), order)

@@ -48,6 +48,8 @@ class Loss:
         self._function: Function | None = None
         self.described = name or ""
         self.notes: tuple[str, ...] = ()
+        self.sample: tuple[int, int] | None = None
+        """Which sample of a batch of how many the next output is of; None: the whole batch."""
         if name is not None:
             self.described, self._function = self._named(name)
 
@@ -116,8 +118,13 @@ class Loss:
 
     def _distance(self, tensor: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self._seed)
-        target = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
-        return functional.mse_loss(tensor, target)
+        shape = tuple(tensor.shape)
+        if self.sample is not None and shape[:1] == (1,):
+            number, size = self.sample
+            target = torch.randn((size, *shape[1:]), generator=generator)[number : number + 1]
+        else:
+            target = torch.randn(shape, generator=generator)
+        return functional.mse_loss(tensor, target.to(tensor.device, tensor.dtype))
 
     # -------------------------------------------------------------- what is suited
 
