@@ -9,6 +9,7 @@ shows the three and exits with 2; the library raises them as they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 __all__ = [
     "CheckpointError",
@@ -22,6 +23,7 @@ __all__ = [
     "UnknownAnswerError",
     "UnrecognisedFileError",
     "UsageError",
+    "unknown_choice",
     "visible",
 ]
 
@@ -75,6 +77,28 @@ class ModelInspectError(Exception):
 
 class UsageError(ModelInspectError):
     """The call itself makes no sense: a flag, a number, a combination."""
+
+
+def unknown_choice(message: str, chosen: str, what: str, known: Sequence[str]) -> UsageError:
+    """
+    The error for a name that is none of those there are, with the nearest of them.
+
+    Args:
+        message: What can't be done.
+        chosen: The name.
+        what: Of the names that there are, e.g. ``columns``.
+        known: Those names.
+
+    >>> print(unknown_choice("there is no column 'nme'", "nme", "columns", ["name", "shape"]))
+    there is no column 'nme'
+      columns: name, shape
+      hint: did you mean name?
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(chosen, known, 1)
+    hint = f"did you mean {near[0]}?" if near else None
+    return UsageError(message, details=(f"{what}: {', '.join(known)}",), hint=hint)
 
 
 class TargetError(ModelInspectError):

@@ -19,7 +19,7 @@ from modelinspect.analysis.gradients import (
     worst,
 )
 from modelinspect.analysis.selection import matching
-from modelinspect.errors import UsageError, visible
+from modelinspect.errors import unknown_choice, visible
 from modelinspect.readers.parts.natural_order import naturally_sorted
 
 __all__ = ["GRADIENT_SORT_KEYS", "by_module", "choose", "gradient_tree", "row_findings", "sorted_rows"]
@@ -95,14 +95,8 @@ def sorted_rows(
         places = {name: place for place, name in enumerate(naturally_sorted([row.name for row in rows]))}
         return sorted(rows, key=lambda row: places[row.name], reverse=reverse)
     if key not in _KEYS:
-        from difflib import get_close_matches
-
-        close = get_close_matches(key, GRADIENT_SORT_KEYS, 1)
-        raise UsageError(
-            f"rows of gradients can't be sorted by {visible(key)!r}",
-            details=(f"choices: {', '.join(GRADIENT_SORT_KEYS)}",),
-            hint=f"did you mean {close[0]}?" if close else None,
-        )
+        message = f"rows of gradients can't be sorted by {visible(key)!r}"
+        raise unknown_choice(message, key, "choices", GRADIENT_SORT_KEYS)
     return sorted(rows, key=lambda row: _KEYS[key](row, order), reverse=reverse)
 
 

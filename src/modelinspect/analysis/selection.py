@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import translate
 from typing import Any
 
-from modelinspect.errors import UsageError
+from modelinspect.errors import unknown_choice, visible
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.tensors import TensorInfo
 
@@ -110,12 +110,5 @@ def sort_rows(tensors: Sequence[TensorInfo], key: str, reverse: bool = False) ->
         order = {name: at for at, name in enumerate(naturally_sorted([tensor.name for tensor in tensors]))}
         return sorted(tensors, key=lambda tensor: order[tensor.name], reverse=reverse)
     if key not in _KEYS:
-        from difflib import get_close_matches
-
-        close = get_close_matches(key, SORT_KEYS, 1)
-        raise UsageError(
-            f"rows can't be sorted by {key!r}",
-            details=(f"choices: {', '.join(SORT_KEYS)}",),
-            hint=f"did you mean {close[0]}?" if close else None,
-        )
+        raise unknown_choice(f"rows can't be sorted by {visible(key)!r}", key, "choices", SORT_KEYS)
     return sorted(tensors, key=_KEYS[key], reverse=reverse)

@@ -40,7 +40,7 @@ from modelinspect.analysis.gradients import (
     Verdict,
 )
 from modelinspect.analysis.runs import RunColumn, RunsReport
-from modelinspect.errors import UsageError, visible
+from modelinspect.errors import unknown_choice, visible
 from modelinspect.render.sheet import Column, Line, Sheet
 from modelinspect.render.sparkline import sparkline
 from modelinspect.render.summaries import values_text
@@ -128,14 +128,7 @@ def _dull(keys: Sequence[str], rows: Sequence[Sequence[Any]], kept: Sequence[str
 def _check(keys: Sequence[str], known: Sequence[str]) -> None:
     for key in keys:
         if key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, known, 1)
-            raise UsageError(
-                f"there is no column {visible(key)!r}",
-                details=(f"columns: {', '.join(known)}",),
-                hint=f"did you mean {near[0]}?" if near else None,
-            )
+            raise unknown_choice(f"there is no column {visible(key)!r}", key, "columns", known)
 
 
 def _titled(columns: Iterable[Column], order: NormOrder) -> tuple[Column, ...]:

@@ -21,7 +21,7 @@ from math import prod
 from typing import Any
 
 from modelinspect.analysis.listing import ParamsReport, TreeNode
-from modelinspect.errors import UsageError, visible
+from modelinspect.errors import UsageError, unknown_choice, visible
 from modelinspect.render.sheet import Column, Line, Sheet
 from modelinspect.render.summaries import summary_fields, summary_text
 from modelinspect.tensors import TensorInfo
@@ -76,14 +76,7 @@ def params_sheet(report: ParamsReport, columns: tuple[str, ...] | None = None) -
 def _check(keys: Sequence[str], known: Sequence[str], report: ParamsReport) -> None:
     for key in keys:
         if key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, known, 1)
-            raise UsageError(
-                f"there is no column {visible(key)!r}",
-                details=(f"columns: {', '.join(known)}",),
-                hint=f"did you mean {near[0]}?" if near else None,
-            )
+            raise unknown_choice(f"there is no column {visible(key)!r}", key, "columns", known)
     if "values" in keys and report.values is None:
         raise UsageError("the column 'values' needs the values to be read", hint="add --values")
 
