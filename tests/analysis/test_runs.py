@@ -156,9 +156,11 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
 
 def test_following_a_file_that_grows(tmp_path: Path) -> None:
     """Each time that whole lines have come the run is given again, until its end."""
-    path = _file(tmp_path, HEADER)
+    path = _file(tmp_path, "")
 
     def write() -> None:
+        time.sleep(0.05)
+        Path(path).write_text(HEADER, encoding="utf-8")
         for number in range(1, 4):
             time.sleep(0.05)
             line = step_line(number, None, 1.0, [1.0, None])

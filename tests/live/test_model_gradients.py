@@ -367,6 +367,14 @@ def test_gradients_of_a_module_in_hand() -> None:
         assert_same(mi.grads(model, inputs=inputs, target=target, loss="smooth_l1"), expected)
 
 
+def test_definition_in_hand_must_be_real() -> None:
+    """On the meta device there is nothing to differentiate; built for real it is a module like any other."""
+    target = str(MODELS / "regression.py")
+    with pytest.raises(UsageError, match="meta device"):
+        mi.grads(mi.load_definition(target))
+    assert mi.grads(mi.load_definition(target, real=True, seed=0)).rows == mi.grads(target).rows
+
+
 # ------------------------------------------------------------------------- per sample
 
 

@@ -17,7 +17,7 @@ from modelinspect.cli.boundary import NO, YES, notes_to_stderr
 from modelinspect.cli.progress import StepLine
 from modelinspect.cli.show import chosen_format, show, write_text
 from modelinspect.errors import UsageError, visible
-from modelinspect.targets import parse_target
+from modelinspect.targets import no_such_file, parse_target
 
 if TYPE_CHECKING:
     from modelinspect.analysis.gradients import GradientsReport, Thresholds
@@ -124,7 +124,7 @@ def command(
         typer.Option("--exploding", metavar="X", help="Relative size above which one explodes (1e4)."),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show.")
+        str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show; a name that is none lists them.")
     ] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -296,7 +296,10 @@ def _follow(target: str, asked: Mapping[str, Any], form: options.OutputFormat, o
 
     if output is not None or form not in ("table", "plain"):
         raise UsageError("--follow shows a table on a terminal and plain lines in a pipe, nothing else")
-    if not (os.path.isfile(target) and is_run_file(target)):
+    if not os.path.lexists(target):
+        raise no_such_file(target)
+    # A run whose first step is still to come has an empty file.
+    if not os.path.isfile(target) or (os.path.getsize(target) and not is_run_file(target)):
         raise UsageError(f"{visible(target)} is not the record of a run, and only a run goes on")
     seen = 0
     for run in follow(target):

@@ -125,6 +125,11 @@ def module_gradients(
     """
     name = type(module).__name__
     said: tuple[str, ...] = ()
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise UsageError(
+            f"{name} is on the meta device, where nothing has a value",
+            hint="mi.load_definition(TARGET, real=True), or the target itself",
+        )
     if save is not None:
         check_suffix(save)
     if recipe.trains or weights is not None or recipe.parallel is not None:
