@@ -52,7 +52,7 @@ def test_lightning(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         import pytorch_lightning as lightning
 
-        class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        class Module(lightning.LightningModule):
             """A linear model."""
 
             def __init__(self) -> None:

@@ -208,7 +208,7 @@ def test_first_layer_says_what_a_model_takes(module: nn.Module, expected: str, w
 def test_trying_leaves_the_model_as_it_was() -> None:
     """Mode and running statistics are those of before, also where guesses failed."""
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 26 * 26, 2))
-    before = model[1].running_mean.clone()  # type: ignore[operator,union-attr]
+    before = model[1].running_mean.clone()  # type: ignore[operator]
     assert inferred_inputs(model, seed=0, device=CPU).described == "float32[2, 1, 28, 28]"
     assert model.training
     assert torch.equal(model[1].running_mean, before)  # type: ignore[arg-type]

@@ -23,7 +23,8 @@ DATA = str(MODELS / "regression.csv")
 
 def _rows() -> tuple[torch.Tensor, torch.Tensor]:
     lines = (MODELS / "regression.csv").read_text(encoding="utf-8").splitlines()[1:]
-    return torch.tensor([[float(cell) for cell in line.split(",")] for line in lines]).split(1, dim=1)  # type: ignore[return-value]
+    rows = torch.tensor([[float(cell) for cell in line.split(",")] for line in lines])
+    return rows[:, :1], rows[:, 1:]
 
 
 def _network() -> nn.Sequential:

@@ -152,7 +152,7 @@ def test_lbfgs_is_recorded(tmp_path: Path) -> None:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = model(x).square().mean()
+        loss: torch.Tensor = model(x).square().mean()
         loss.backward()
         return loss
 
@@ -177,7 +177,8 @@ class Odd(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(batch,) to (batch, 4)."""
-        return (self.two(torch.tanh(self.one(self.embedding(ids)))) * self.spin).abs()
+        hidden: torch.Tensor = self.two(torch.tanh(self.one(self.embedding(ids))))
+        return (hidden * self.spin).abs()
 
 
 def test_every_kind_of_parameter(tmp_path: Path) -> None:

@@ -213,8 +213,8 @@ def _extremes(rows: Sequence[GradientRow], verdict: Literal["vanishing", "explod
     if verdict == "exploding":
         least, most = max, min
     (far, far_name), (near, near_name) = least(sick, key=_l2), most(others, key=_l2)
-    verb = {"vanishing": "vanish", "exploding": "explode"}[verdict]
-    what = f"1 gradient {verb}s" if len(sick) == 1 else f"{len(sick)} gradients {verb}"
+    one, many = {"vanishing": ("vanishes", "vanish"), "exploding": ("explodes", "explode")}[verdict]
+    what = f"1 gradient {one}" if len(sick) == 1 else f"{len(sick)} gradients {many}"
     way = "down" if verdict == "vanishing" else "up"
     text = f"{what}: {way} to {far.l2:.2g} at {visible(far_name)}"
     if near.l2 != far.l2:

@@ -124,7 +124,7 @@ def command(
         typer.Option("--exploding", metavar="X", help="Relative size above which one explodes (1e4)."),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show; a wrong name lists them.")
+        str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show; a slip lists them.")
     ] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from modelinspect.analysis.gradients import Figures
 
-__all__ = ["Named", "figures_of", "l2_norms", "measure", "trainable_parameters", "unique_parameters"]
+__all__ = ["Named", "figures_of", "l2_norms", "measure", "plain_name", "trainable_parameters", "unique_parameters"]
 
 ROW = 64
 """Elements that are added up in float32 before float64 takes over."""
@@ -54,10 +54,14 @@ def unique_parameters(module: nn.Module) -> list[Named]:
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
     for name, parameter in unwrapped(module).named_parameters(remove_duplicate=False):
-        inner = ".".join(part for part in name.split(".") if part != "_orig_mod")
-        names.setdefault(id(parameter), []).append(inner)
+        names.setdefault(id(parameter), []).append(plain_name(name))
         parameters[id(parameter)] = parameter
     return [Named(found[0], parameters[key], tuple(found[1:])) for key, found in names.items()]
+
+
+def plain_name(path: str) -> str:
+    """A dotted path without the ``_orig_mod`` of compiled modules on the way."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
 
 
 def trainable_parameters(module: nn.Module) -> list[Named]:
@@ -203,7 +207,7 @@ def _part(gradient: Tensor, numel: int) -> _Part:
 def _largest(values: Tensor) -> float:
     """The largest absolute value; NaN if there is one."""
     least, most = (float(end) for end in torch.aminmax(values))
-    return nan if isnan(least) or isnan(most) else max(-least, most)
+    return nan if isnan(least) or isnan(most) else max(abs(least), abs(most))
 
 
 def _part_norm(parameter: Tensor) -> float:

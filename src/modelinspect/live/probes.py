@@ -11,8 +11,9 @@ scores do before their softmax: what a module takes in and does not pass on is f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite, isnan
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from modelinspect.analysis.gradients import Finding, FindingKind, GradientRow
 from modelinspect.errors import visible
+from modelinspect.live.norms import plain_name
 
 __all__ = ["Probe", "tensors_in"]
 
@@ -31,6 +33,8 @@ _MOST = 5
 _DEEPEST = 8
 """Levels of lists and dictionaries in which a module's inputs and outputs are looked for."""
 _NOT_FINITE = "NaN or infinity first appears"
+_HIDDEN = (torch.jit.ScriptModule, nn.ParameterList, nn.ParameterDict)
+"""Modules that run no hooks, so that whether they are used can't be seen."""
 
 
 @dataclass(eq=False)
@@ -41,7 +45,7 @@ class _Call:
     caller: str
     """The module in whose forward it runs."""
     number: int
-    """Among the runs of this module, from 1."""
+    """Among the runs of this module, from 1; 0 of a checkpointed part that runs again."""
     bad_before: int
     """How many values that are not finite were noted before."""
     takes_zeros: bool = False
@@ -87,9 +91,8 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = dict(model.named_modules())
-        # What torch.jit made runs no hooks.
-        self._hidden = {path for path, m in self._modules.items() if isinstance(m, torch.jit.ScriptModule)}
+        self._modules = {plain_name(path): module for path, module in model.named_modules()}
+        self._hidden = {path for path, module in self._modules.items() if isinstance(module, _HIDDEN)}
         self._follows: dict[str, bool] = {}
         """Modules that ran, and whether autograd followed what they put out."""
         self._calls: list[_Call] = []
@@ -103,7 +106,7 @@ class Probe:
 
     @contextmanager
     def attached(self) -> Iterator[Probe]:
-        """Hooks are there inside."""
+        """Hooks are there inside, and what is compiled runs as it was written."""
         handles: list[Any] = []
         try:
             for path, module in self._modules.items():
@@ -111,7 +114,8 @@ class Probe:
                     enter, leave = partial(self._enter, path), partial(self._leave, path)
                     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
                     handles.append(module.register_forward_hook(leave))
-            yield self
+            with _uncompiled():
+                yield self
         finally:
             for handle in handles:
                 handle.remove()
@@ -129,8 +133,8 @@ class Probe:
 
     def _enter(self, path: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
         caller = self._running[-1].path if self._running else ""
-        self._counts[path] = self._counts.get(path, 0) + 1
-        call = _Call(path, caller, self._counts[path], len(self._bad))
+        number = self._counts[path] = self._counts.get(path, 0) + self._is_forward
+        call = _Call(path, caller, number if self._is_forward else 0, len(self._bad))
         self._calls.append(call)
         self._running.append(call)
         tensors = list(tensors_in((args, kwargs)))
@@ -172,8 +176,9 @@ class Probe:
                 with suppress(RuntimeError):
                     tensor.register_hook(partial(self._arrived, call, is_output))
 
-    def _arrived(self, call: _Call, is_output: bool, gradient: Tensor) -> None:
-        look = _look(gradient)
+    def _arrived(self, call: _Call, is_output: bool, gradient: Tensor | None) -> None:
+        # None is what a Function gives that has no gradient to give.
+        look = None if gradient is None else _look(gradient)
         if look is None:
             return
         if not look.is_finite:
@@ -304,6 +309,8 @@ class Probe:
         """Why gradients are zero: each module that passes nothing back of what reaches it."""
         if not any(row.verdict == "zero" for row in rows):
             return
+        if any(call.takes_zeros and call.path == "" for call in self._calls):
+            yield Finding("dead", "the input holds zeros only", "")
         zeros = {_owner(row.name): row.name for row in rows if _weight_is_zero(row)}
         place = self._place(self._zero_gradient)
         if place is not None and place[0] == "in the loss":
@@ -355,9 +362,6 @@ class Probe:
         """Gradients pass, and weights get none as they are multiplied with zeros."""
         owners = {_owner(row.name) for row in rows if row.verdict == "zero"}
         for call in self._calls:
-            if call.takes_zeros and call.path == "":
-                yield Finding("dead", "the input holds zeros only", "")
-                return
             if call.takes_zeros and call.path in owners:
                 text = f"{self._run(call)} takes in zeros only, so that its weight gets no gradient"
                 yield Finding("dead", text, call.path)
@@ -375,7 +379,8 @@ class Probe:
     def _run(self, call: _Call) -> str:
         """The name of a module, and which of its runs it is where there are several."""
         count = self._counts[call.path]
-        return self._called(call.path, f"call {call.number} of {count}" if count > 1 else "")
+        is_one_of_several = call.number and count > 1
+        return self._called(call.path, f"call {call.number} of {count}" if is_one_of_several else "")
 
 
 def tensors_in(thing: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
@@ -438,6 +443,15 @@ def _look(tensor: Tensor) -> _Look | None:
         values = values.float()
     least, most = (float(end) for end in torch.aminmax(values))
     return _Look(least, most, tensor.requires_grad)
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Hooks are not for compilers. Loading one takes seconds: without it, nothing is compiled."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None or "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[None] = set_stance("force_eager")
+    return stance
 
 
 def _is_transformed(tensor: Tensor) -> bool:
