@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,7 @@ def command(
       modelinspect grads run.jsonl --follow
     """  # noqa: D301  (the escape tells Click to keep the lines)
     form = chosen_format(form, json, output)
+    gc.enable()  # training may run for hours, and a user's code makes cycles
     asked: dict[str, Any] = {
         "inputs": tuple(inputs or ()), "loss": loss, "weights": weights, "section": section,
         "save": save, "norm": norm, "thresholds": _thresholds(vanishing, exploding),

@@ -176,7 +176,8 @@ def _built(target: str, recipe: Recipe) -> Definition:
     nbytes = sum(tensor.nbytes for tensor in definition.table)
     # Weights and gradients; an optimizer keeps two more of each at most.
     needed, there = nbytes * (4 if recipe.trains else 2), _memory()
-    if recipe.device in (None, "cpu") and recipe.parallel is None and needed > there * _SHARE_OF_MEMORY:
+    is_here = recipe.device in (None, "cpu") and recipe.parallel is None
+    if is_here and there is not None and needed > there * _SHARE_OF_MEMORY:
         raise DefinitionError(
             f"{visible(target)} is too large for its gradients to be taken here",
             details=(
@@ -188,8 +189,12 @@ def _built(target: str, recipe: Recipe) -> Definition:
     return load_definition(target, meta=False, seed=recipe.seed)
 
 
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _memory() -> int | None:
+    """Of the machine, in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 # ------------------------------------------------------------------- the report
