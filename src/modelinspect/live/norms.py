@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from modelinspect.analysis.gradients import Figures
 
-__all__ = ["Named", "figures_of", "l2_norms", "measure", "plain_name", "trainable_parameters", "unique_parameters"]
+__all__ = [
+    "Named",
+    "figures_of",
+    "l2_norms",
+    "measure",
+    "plain_name",
+    "trainable_parameters",
+    "unique_parameters",
+]
 
 ROW = 64
 """Elements that are added up in float32 before float64 takes over."""
