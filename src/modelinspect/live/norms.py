@@ -193,7 +193,8 @@ def _values(tensor: Tensor) -> Tensor:
         tensor = tensor.to(torch.float64)
     if tensor.element_size() == 1:  # float8 has next to no operations
         tensor = tensor.to(torch.float32)
-    return tensor.reshape(-1)
+    # Strides would have rows added up another, less exact way.
+    return tensor.contiguous().view(-1)
 
 
 def _part(gradient: Tensor, numel: int) -> _Part:
