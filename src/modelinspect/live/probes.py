@@ -113,7 +113,8 @@ class Probe:
                 if path not in self._hidden:
                     enter, leave = partial(self._enter, path), partial(self._leave, path)
                     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-                    handles.append(module.register_forward_hook(leave))
+                    # Always: a model may catch what one of its modules raises.
+                    handles.append(module.register_forward_hook(leave, always_call=True))
             with _uncompiled():
                 yield self
         finally:
@@ -162,11 +163,9 @@ class Probe:
         self._follows[path] = follows or self._follows.get(path, False)
 
     def _ended(self, path: str) -> _Call | None:
-        """The call that ends; those inside it that have not ended were broken off by an error."""
-        while self._running:
-            call = self._running.pop()
-            if call.path == path:
-                return call
+        """The call that ends; None of one that another hook broke off before it began."""
+        if self._running and self._running[-1].path == path:
+            return self._running.pop()
         return None
 
     def _await_gradients(self, call: _Call, tensors: Iterable[Tensor], *, is_output: bool) -> None:
@@ -177,8 +176,9 @@ class Probe:
                     tensor.register_hook(partial(self._arrived, call, is_output))
 
     def _arrived(self, call: _Call, is_output: bool, gradient: Tensor | None) -> None:
-        # None is what a Function gives that has no gradient to give.
-        look = None if gradient is None else _look(gradient)
+        if gradient is None:  # of a Function that has no gradient to give
+            return
+        look = _look(gradient)
         if look is None:
             return
         if not look.is_finite:
