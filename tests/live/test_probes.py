@@ -526,6 +526,16 @@ def test_loss_whose_slope_is_zero() -> None:
     ]
 
 
+def test_one_of_two_outputs_that_counts_nothing() -> None:
+    """The loss has a slope for the other: what is dead below that is named."""
+    model = Code(
+        lambda s, x: (s.a(x), s.b(x)), a=linear(), b=chain(linear(bias=-100.0), nn.ReLU(), linear(1))
+    )  # fmt: skip
+    text = "b.1 (ReLU) puts out zeros only: nothing passes back through it"
+    findings = said(model, loss=lambda outputs: (outputs[0] * 0).sum() + outputs[1].sum())
+    assert findings == [("dead", "b.1", text)]
+
+
 def test_input_of_zeros() -> None:
     """Is said first; the first layer is what it starves."""
     first, second = said(chain(linear(), nn.Tanh(), linear(1)), torch.zeros(3, 4))

@@ -313,14 +313,13 @@ class Probe:
             yield Finding("dead", "the input holds zeros only", "")
         zeros = {_owner(row.name): row.name for row in rows if _weight_is_zero(row)}
         place = self._place(self._zero_gradient)
-        if place is not None and place[0] == "in the loss":
-            yield Finding(
-                "dead", "the gradient of the loss is zero where the model's output goes into it", ""
-            )
+        is_of_loss = any(call.path == "" for call in self._zero_gradient.put_by)
+        if is_of_loss and not any(call.path == "" and call.is_reached for call in self._calls):
+            text = "the gradient of the loss is zero where the model's output goes into it"
+            yield Finding("dead", text, "")
             return
-        barriers = self._barriers()
-        found = [self._barrier(call, zeros) for call in barriers]
-        if place is not None and not self._zero_gradient.taken_by:
+        found = [self._barrier(call, zeros) for call in self._barriers()]
+        if place is not None and not self._zero_gradient.taken_by and not is_of_loss:
             found.append(self._dead_between(place, zeros))
         elif not found:
             found += self._starved(rows)
