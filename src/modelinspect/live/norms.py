@@ -13,8 +13,8 @@ the figures of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import inf, isfinite, isnan, nan, sqrt
+from collections.abc import Iterable, Iterator, Sequence
+from math import inf, isfinite, isnan, nan
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +38,8 @@ _FEW = 1024
 """Elements that are quicker to add up in float64 than in rows."""
 _BLOCK = 2**22
 """Elements of which float64 copies are made at a time."""
-_SMALL_ENOUGH = 65_536
-"""Elements up to which float32 adds squares up exactly enough."""
+_SMALL = 2**14
+"""Elements up to which float64 is quick enough at every step of a training loop."""
 _SMALLEST, _LARGEST = 1e-15, 1e15
 """Norms of float32 between these were computed without over- or underflow."""
 
@@ -101,10 +101,11 @@ def measure(pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> list[Figure
         if gradient is None:
             parts.append(None)
             continue
-        here = _part(_local(gradient), gradient.numel())
-        weight = None if parameter is None else _part_norm(_local(parameter))
-        parts.append(here._replace(weight=weight, shared=_shared_over(gradient)))
-    return [None if part is None else part.figures() for part in _exchanged(parts)]
+        here = _part(_local(gradient), gradient.numel())._replace(spread=_spread_of(gradient))
+        if parameter is not None:
+            here = here._replace(weight=_part_norm(_local(parameter)), weight_spread=_spread_of(parameter))
+        parts.append(here)
+    return [None if part is None else part.figures() for part in _with_weights(_exchanged(parts))]
 
 
 def figures_of(gradient: Tensor, parameter: Tensor | None = None) -> Figures:
@@ -114,6 +115,7 @@ def figures_of(gradient: Tensor, parameter: Tensor | None = None) -> Figures:
     return figures
 
 
+@torch.no_grad()
 def l2_norms(gradients: Sequence[Tensor]) -> Tensor:
     """
     L2 norms of gradients, as one float64 tensor of shape (gradients,).
@@ -121,44 +123,50 @@ def l2_norms(gradients: Sequence[Tensor]) -> Tensor:
     The quick part of :func:`measure`, for every step of a training loop: nothing waits
     for the device, and all small gradients are measured together. Of sharded gradients
     the norms are those of the whole, by one exchange for each set of process groups, in
-    which every process must take part. Values that float32 cannot square come out as
-    infinity or 0.
+    which every process must take part. Where a gradient of more than 16,384 elements has
+    squares that leave the range of float32, or any one those that leave the range of
+    float64, its norm comes out as infinity or 0.
     """
     if not gradients:
         return torch.zeros(0, dtype=torch.float64)
-    values = [_values(_local(gradient)) for gradient in gradients]
-    quick = [place for place, each in enumerate(values) if _is_quick(each)]
-    together = torch._foreach_norm([values[place] for place in quick]) if quick else ()
-    norms = dict(zip(quick, together))
-    norms.update((place, _l2_quick(each)) for place, each in enumerate(values) if place not in norms)
+    values = [gradient if _is_plain(gradient) else _values(_local(gradient)) for gradient in gradients]
     device, wide = values[0].device, _widest(values[0])
-    return _of_the_whole(
-        torch.stack([norms[place].to(device, wide) for place in range(len(values))]), gradients
+    small = [place for place, each in enumerate(values) if 0 < each.numel() <= _SMALL]
+    together = torch._foreach_norm([values[place] for place in small], 2, wide) if small else ()
+    norms = dict(zip(small, together))
+    for place, each in enumerate(values):
+        if place not in norms:
+            norms[place] = _l2_quick(each.reshape(-1))
+    stacked = torch.stack([norms[place].to(device) for place in range(len(values))])
+    return _of_the_whole(stacked, gradients)
+
+
+def _is_plain(gradient: Tensor) -> bool:
+    """Nearly all are; what takes time is to look closer."""
+    return (
+        type(gradient) is Tensor
+        and gradient.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and gradient.layout is torch.strided
     )
-
-
-def _is_quick(values: Tensor) -> bool:
-    """Small enough for float32 to be exact: to 1e-7 at this size."""
-    return values.dtype is torch.float32 and 0 < values.numel() <= _SMALL_ENOUGH
 
 
 def _of_the_whole(norms: Tensor, gradients: Sequence[Tensor]) -> Tensor:
     """Norms of parts to those of whole gradients, where they are sharded."""
-    places: dict[tuple[Any, ...], list[int]] = {}
-    for place, gradient in enumerate(gradients):
-        if groups := _shared_over(gradient):
-            places.setdefault(groups, []).append(place)
-    for groups, members in places.items():
-        from torch import distributed
-
-        squares = norms[members].square()
-        for group in groups:
-            distributed.all_reduce(squares, distributed.ReduceOp.SUM, group)
-        norms[members] = squares.sqrt()
+    for spread, members in _by_spread(map(_spread_of, gradients)).items():
+        norms[members] = _reduced(norms[members].square(), spread).sqrt()
     return norms
 
 
 # ------------------------------------------------------------------ one gradient
+
+
+class _Spread(NamedTuple):
+    """Over which processes the elements of a tensor are spread."""
+
+    groups: tuple[Any, ...]
+    """Process groups, one a dimension of the mesh."""
+    device: str
+    """What these groups exchange lies there."""
 
 
 class _Part(NamedTuple):
@@ -172,8 +180,8 @@ class _Part(NamedTuple):
     nans: int
     infinities: int
     weight: float | None = None
-    shared: tuple[Any, ...] = ()
-    """Process groups over which the gradient is sharded."""
+    spread: _Spread | None = None
+    weight_spread: _Spread | None = None
 
     def figures(self) -> Figures:
         return Figures(*self[:8])
@@ -279,63 +287,81 @@ def _local(tensor: Any) -> Tensor:
     return tensor.to_local()  # type: ignore[no-any-return]
 
 
-def _shared_over(tensor: Any) -> tuple[Any, ...]:
-    """The process groups over which a tensor's elements are spread."""
+def _spread_of(tensor: Any) -> _Spread | None:
+    """Where the other parts of a tensor are; None where this process holds all of it."""
     if not _is_sharded(tensor):
-        return ()
-    return tuple(
-        tensor.device_mesh.get_group(dimension)
+        return None
+    mesh = tensor.device_mesh
+    # Shards come as several classes, not all of which say is_shard().
+    groups = tuple(
+        mesh.get_group(dimension)
         for dimension, placement in enumerate(tensor.placements)
-        if placement.is_shard()
+        if not (placement.is_replicate() or placement.is_partial())
     )
+    return _Spread(groups, mesh.device_type) if groups else None
+
+
+def _by_spread(spreads: Iterable[_Spread | None]) -> dict[_Spread, list[int]]:
+    """Places of what is spread over the same processes, in an order that these share."""
+    places: dict[_Spread, list[int]] = {}
+    for place, spread in enumerate(spreads):
+        if spread is not None:
+            places.setdefault(spread, []).append(place)
+    return places
+
+
+def _reduced(numbers: Tensor, spread: _Spread, *, largest: bool = False) -> Tensor:
+    """Numbers of all processes added up, or the largest of them; one exchange a process group."""
+    from torch import distributed
+
+    reduced = numbers.to(spread.device)
+    for group in spread.groups:
+        operation = distributed.ReduceOp.MAX if largest else distributed.ReduceOp.SUM
+        distributed.all_reduce(reduced, operation, group)
+    return reduced.to(numbers.device)
 
 
 def _exchanged(parts: Sequence[_Part | None]) -> list[_Part | None]:
     """Parts of sharded gradients put together, with two exchanges for each set of process groups."""
     result = list(parts)
-    places: dict[tuple[Any, ...], list[int]] = {}
-    for place, part in enumerate(parts):
-        if part is not None and part.shared:
-            places.setdefault(part.shared, []).append(place)
-    for groups, members in places.items():
-        for place, whole in zip(members, _put_together([parts[place] for place in members], groups)):  # type: ignore[misc]
+    for spread, members in _by_spread(part and part.spread for part in parts).items():
+        there = [part for place in members if (part := parts[place])]
+        for place, whole in zip(members, _put_together(there, spread)):
             result[place] = whole
     return result
 
 
-def _put_together(parts: Sequence[_Part], groups: Sequence[Any]) -> list[_Part]:
-    from torch import distributed
-
-    # A part that is not finite has no square to send: its counts say what it holds.
-    sums = torch.tensor(
-        [
-            [_sent(p.l1), _sent(p.l2) ** 2, p.zeros, p.nans, p.infinities, _sent(p.weight or 0.0) ** 2]
-            for p in parts
-        ],
-        dtype=torch.float64,
-    )
-    largest = torch.tensor([_sent(part.largest) for part in parts], dtype=torch.float64)
-    for group in groups:
-        device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
-        sums, largest = sums.to(device), largest.to(device)
-        distributed.all_reduce(sums, distributed.ReduceOp.SUM, group)
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group)
-    return [_whole(part, row, most) for part, row, most in zip(parts, sums.tolist(), largest.tolist())]
+def _put_together(parts: Sequence[_Part], spread: _Spread) -> Iterator[_Part]:
+    ends = torch.tensor([(part.l2, part.largest) for part in parts], dtype=torch.float64)
+    most = _reduced(ends.nan_to_num(0, 0, 0), spread, largest=True)
+    scaled, scale = _scaled(ends[:, 0], most[:, 0])
+    counts = [(part.l1, part.zeros, part.nans, part.infinities) for part in parts]
+    added = torch.cat([scaled.unsqueeze(1), torch.tensor(counts, dtype=torch.float64)], 1)
+    sums = _reduced(added, spread)
+    sums[:, 0] = sums[:, 0].sqrt() * scale
+    for part, (l2, l1, *numbers), largest in zip(parts, sums.tolist(), most[:, 1].tolist()):
+        zeros, nans, infinities = map(int, numbers)
+        broken = nan if nans else inf if infinities else largest
+        yield part._replace(l1=l1, l2=l2, largest=broken, zeros=zeros, nans=nans, infinities=infinities)
 
 
-def _whole(part: _Part, sums: Sequence[float], largest: float) -> _Part:
-    l1, squares, zeros, nans, infinities, weight = sums
-    broken = nan if nans else inf if infinities else None
-    return part._replace(
-        l1=l1 if broken is None else broken,
-        l2=sqrt(squares) if broken is None else broken,
-        largest=largest if broken is None else broken,
-        zeros=int(zeros),
-        nans=int(nans),
-        infinities=int(infinities),
-        weight=None if part.weight is None else sqrt(weight),
-    )
+def _scaled(norms: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares that neither overflow nor underflow, and what their root is to be multiplied by."""
+    scale = most.where(most > 0, 1.0)
+    return (norms / scale).square(), scale
 
 
-def _sent(value: float) -> float:
-    return value if isfinite(value) else 0.0
+def _with_weights(parts: Sequence[_Part | None]) -> list[_Part | None]:
+    """The same of the norms of weights, which may be spread in another way than gradients."""
+    result = list(parts)
+    for spread, members in _by_spread(part and part.weight_spread for part in parts).items():
+        norms = torch.tensor(
+            [part.weight for place in members if (part := parts[place])], dtype=torch.float64
+        )
+        most = _reduced(norms.nan_to_num(0, 0, 0), spread, largest=True)
+        scaled, scale = _scaled(norms, most)
+        wholes = (_reduced(scaled, spread).sqrt() * scale).tolist()
+        for place, whole in zip(members, wholes):
+            part = parts[place]
+            result[place] = part and part._replace(weight=whole)
+    return result
