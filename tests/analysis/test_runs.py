@@ -198,3 +198,74 @@ def test_following_a_file_that_grows(tmp_path: Path) -> None:
 def test_divergence_without_false_alarms(losses: list[float], expected: str | None) -> None:
     """NaN, infinity, growth by orders of magnitude; not a spike, a small start, a fall."""
     assert diverges(losses) == expected
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "loss": HUGE, "norm": 1, "norms": [1, 1]}',
+        '{"step": 1, "loss": 1, "norm": 1, "norms": [HUGE, 1]}',
+        '{"step": Infinity, "loss": 1, "norm": 1, "norms": [1, 1]}',
+        '{"step": -1, "loss": 1, "norm": 1, "norms": [1, 1]}',
+        '{"step": 1, "table": [{"numel": HUGE, "l1": 1, "l2": 1, "largest": 1}, null]}',
+        '{"step": 1, "table": [{"numel": -4, "l1": 1, "l2": 1, "largest": 1}, null]}',
+        '{"step": 1, "table": [{"numel": Infinity, "l1": 1, "l2": 1, "largest": 1}, null]}',
+        '{"step": 1, "table": [7, null]}',
+        '{"step": 1, "finding": {"kind": "no such kind", "text": "", "module": null}}',
+        '{"step": 1, "finding": {"kind": ["dead"], "text": "", "module": null}}',
+        '{"step": 1, "finding": 7}',
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:70],
+)  # fmt: skip
+def test_hostile_lines_are_named(line: str, tmp_path: Path) -> None:
+    """Whatever a line holds, it is one message."""
+    path = tmp_path / "run.jsonl"
+    line = line.replace("HUGE", HUGE)
+    path.write_text(header_line("net", "2", 1, Thresholds(), PARAMETERS) + line + "\n", encoding="utf-8")
+    with pytest.raises(DamagedFileError, match="line 2 is not a line"):
+        read_run(str(path))
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ('"thresholds": {"vanishing": 1e-07, "exploding": 10000.0}', '"thresholds": [1]'),
+        ('"vanishing": 1e-07', f'"vanishing": {HUGE}'),
+        ('"shape": [2, 2]', '"shape": [-2, 2]'),
+        ('"name": "a.bias"', '"name": "a.weight"'),
+    ],
+)
+def test_hostile_first_lines_are_named(part: str, other: str, tmp_path: Path) -> None:
+    """Thresholds, shapes and names that can't be."""
+    path = tmp_path / "run.jsonl"
+    line = header_line("net", "2", 1, Thresholds(), PARAMETERS)
+    assert part in line
+    path.write_text(line.replace(part, other), encoding="utf-8")
+    with pytest.raises(DamagedFileError, match="line 1 is not a line"):
+        read_run(str(path))
+
+
+@pytest.mark.parametrize("is_new_file", [False, True])
+def test_follow_begins_anew_where_another_run_is_written(is_new_file: bool, tmp_path: Path) -> None:
+    """The file is emptied and written again, or another one takes its place."""
+    path = tmp_path / "run.jsonl"
+    head = header_line("net", "2", 1, Thresholds(), PARAMETERS)
+    lines = [step_line(step, 1.0, 1.0, [1.0, None]) for step in (1, 2, 3)]
+    path.write_text(head + "".join(lines), encoding="utf-8")
+    runs = follow(str(path), interval=0.01)
+    assert next(runs).steps == (1, 2, 3)
+    # Longer than the first, where it is another file.
+    again = head + step_line(7, 1.0, 1.0, [1.0, None]) * (5 if is_new_file else 1) + end_line(7)
+    other = tmp_path / "other.jsonl"
+    other.write_text(again, encoding="utf-8")
+    if is_new_file:
+        other.replace(path)
+    else:
+        path.write_text(again, encoding="utf-8")
+    last = list(runs)[-1]
+    assert last.steps == (7,) * (5 if is_new_file else 1)
+    assert last.is_finished

@@ -19,6 +19,7 @@ NaN and infinities are the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple, cast, get_args
 from modelinspect.analysis.gradients import (
     Figures,
     Finding,
+    FindingKind,
     GradientRow,
     GradientsReport,
     History,
@@ -178,7 +180,8 @@ def run_lines(report: GradientsReport) -> Iterator[str]:
             step, loss, norm, [row.history[place] if row.history else None for row in report.rows]
         )
     last = history.steps[-1] if history.steps else 0
-    yield table_line(last, [row.figures for row in report.rows])
+    # The report's own figures are of the step that would come next.
+    yield table_line(last, [history.last.get(row.name, row.figures) for row in report.rows])
     yield from (finding_line(last, finding) for finding in report.findings)
     yield end_line(last)
 
@@ -239,6 +242,11 @@ class _Reader:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._begin()
+
+    def _begin(self) -> None:
+        """At the first line, with nothing known."""
+        self._file: tuple[int, int] | None = None
         self._offset = 0
         self._lines = 0
         self._header: Run | None = None
@@ -256,6 +264,7 @@ class _Reader:
         grew = False
         try:
             with open(self._path, "rb") as file:
+                self._begin_anew_where_replaced(os.fstat(file.fileno()))
                 file.seek(self._offset)
                 while line := file.readline(MAX_LINE + 1):
                     if len(line) > MAX_LINE:
@@ -271,6 +280,13 @@ class _Reader:
         except OSError as error:
             raise TargetError(f"{visible(self._path)}: {error.strerror}") from error
         return self._run() if grew and self._header is not None else None
+
+    def _begin_anew_where_replaced(self, status: os.stat_result) -> None:
+        """Another run is written to the same path: what is known is of the one before."""
+        this = (status.st_dev, status.st_ino)
+        if self._file not in (None, this) or status.st_size < self._offset:
+            self._begin()
+        self._file = this
 
     def _run(self) -> Run:
         assert self._header is not None
@@ -294,7 +310,7 @@ class _Reader:
                 self._header = _header(record, self._path)
             else:
                 self._take_record(record)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             missing = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise DamagedFileError(
                 f"{visible(self._path)}, line {self._lines} is not a line of a run's record",
@@ -308,17 +324,23 @@ class _Reader:
         elif "norms" in record:
             norms = tuple(map(_number, record["norms"]))
             self._of_all(norms)
-            self._steps.append(int(record["step"]))
-            self._losses.append(_number(record["loss"]))
-            self._norms.append(_number(record["norm"]))
+            step, loss, norm = _count(record["step"]), _number(record["loss"]), _number(record["norm"])
+            self._steps.append(step)
+            self._losses.append(loss)
+            self._norms.append(norm)
             self._by_parameter.append(norms)
         elif "table" in record:
             table = tuple(map(_figures, record["table"]))
             self._of_all(table)
-            self._table, self._table_step, self._findings = table, int(record["step"]), []
+            self._table, self._table_step, self._findings = table, _count(record["step"]), []
         elif "finding" in record:
             found = record["finding"]
-            self._findings.append(Finding(found["kind"], str(found["text"]), found.get("module")))
+            if found["kind"] not in get_args(FindingKind):
+                raise ValueError(f"there is no finding of the kind {found['kind']!r}")
+            module = found.get("module")
+            self._findings.append(
+                Finding(found["kind"], str(found["text"]), None if module is None else str(module))
+            )
 
     def _of_all(self, entries: Sequence[object]) -> None:
         assert self._header is not None
@@ -337,11 +359,13 @@ def _header(record: Mapping[str, Any], path: str) -> Run:
         raise ValueError(f"there is no norm {order!r}")
     parameters = [
         Parameter(
-            str(each["name"]), tuple(map(int, each["shape"])), str(each["dtype"]),
+            str(each["name"]), tuple(map(_count, each["shape"])), str(each["dtype"]),
             bool(each.get("trainable", True)), tuple(map(str, each.get("also", ()))),
         )
         for each in record["parameters"]
     ]  # fmt: skip
+    if len({each.name for each in parameters}) < len(parameters):
+        raise ValueError("two parameters have the same name")
     thresholds = Thresholds(**{key: float(value) for key, value in record["thresholds"].items()})
     return Run(
         path, str(record["target"]), cast("NormOrder", order), int(record["every"]), thresholds,
@@ -362,6 +386,14 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
+def _count(value: Any) -> int:
+    """Of elements, of steps, of anything: an integer that a machine has a place for."""
+    count = int(value)
+    if not 0 <= count < 2**63:
+        raise ValueError(f"{value} is no count")
+    return count
+
+
 def _figures(entry: Mapping[str, Any] | None) -> Figures | None:
     if entry is None:
         return None
@@ -369,9 +401,9 @@ def _figures(entry: Mapping[str, Any] | None) -> Figures | None:
     if None in norms:
         raise TypeError("a norm is null")
     l1, l2, largest = cast("list[float]", norms)
-    zeros, nans, infinities = (int(entry.get(key, 0)) for key in ("zeros", "nans", "infinities"))
+    zeros, nans, infinities = (_count(entry.get(key, 0)) for key in ("zeros", "nans", "infinities"))
     weight = _number(entry.get("weight"))
-    return Figures(int(entry["numel"]), l1, l2, largest, zeros, nans, infinities, weight)
+    return Figures(_count(entry["numel"]), l1, l2, largest, zeros, nans, infinities, weight)
 
 
 # --------------------------------------------------------------------- reports
@@ -391,8 +423,10 @@ def run_report(run: Run, *, thresholds: Thresholds | None = None) -> GradientsRe
         parameter.name: [norms[place] for norms in run.by_parameter]
         for place, parameter in enumerate(run.parameters)
     }
-    diverged = diverges([loss for loss in run.losses if loss is not None])
-    astray = () if diverged is None else (Finding("diverging", diverged),)
+    known = [(step, loss) for step, loss in zip(run.steps, run.losses) if loss is not None]
+    diverged = diverges([loss for _, loss in known], [step for step, _ in known])
+    astray = [] if diverged is None else [Finding("diverging", diverged)]
+    astray += _first_broken(run)
     found = tuple(finding for finding in run.findings if finding.kind != "diverging")
     return GradientsReport(
         target=run.path,
@@ -408,6 +442,14 @@ def run_report(run: Run, *, thresholds: Thresholds | None = None) -> GradientsRe
         history=History(run.steps, run.losses, run.norms) if run.steps else None,
         notes=_notes(run),
     )
+
+
+def _first_broken(run: Run) -> tuple[Finding, ...]:
+    """From which step on gradients are not finite."""
+    for step, norm in zip(run.steps, run.norms):
+        if norm is not None and not isfinite(norm):
+            return (Finding("nan-backward", f"gradients are not finite from step {step:,} on"),)
+    return ()
 
 
 def _row(run: Run, place: int, thresholds: Thresholds) -> GradientRow:
@@ -519,7 +561,7 @@ _SHARE = 10
 """A tenth of the steps is the beginning, another the end; at least one, at most ten."""
 
 
-def diverges(losses: Sequence[float]) -> str | None:
+def diverges(losses: Sequence[float], steps: Sequence[int] | None = None) -> str | None:
     """
     Whether training went astray, as one sentence, or None.
 
@@ -530,12 +572,14 @@ def diverges(losses: Sequence[float]) -> str | None:
 
     Args:
         losses: Of the steps, in order.
+        steps: Their numbers; None: from 1 on.
 
     >>> diverges([1.0, 5.0, 30.0, 2000.0])
     'training diverges: the loss grows from 1 to 2000 in 4 steps'
     >>> diverges([1.0, 0.5, 0.7, 0.4])
     """
-    for number, loss in enumerate(losses, 1):
+    steps = range(1, len(losses) + 1) if steps is None else steps
+    for number, loss in zip(steps, losses):
         if not isfinite(loss):
             return f"training diverges: the loss is {_word(loss)} at step {number:,}"
     if len(losses) < 2:
@@ -544,7 +588,7 @@ def diverges(losses: Sequence[float]) -> str | None:
     first, last = losses[:length], _median(losses[-length:])
     begins = max(abs(_median(first)), 0.01)
     if abs(last) > _GROWTH * begins and last > max(first):
-        grown = f"from {_median(first):.4g} to {last:.4g} in {len(losses):,} steps"
+        grown = f"from {_median(first):.4g} to {last:.4g} in {steps[-1] - steps[0] + 1:,} steps"
         return f"training diverges: the loss grows {grown}"
     return None
 
