@@ -61,7 +61,7 @@ def command(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", metavar="CKPT", help="Load this checkpoint first, tensors only."),
+        typer.Option("--weights", metavar="CKPT", help="Load this first; gives names to an optimizer."),
     ] = None,
     section: options.SectionName = None,
     device: Annotated[
@@ -96,7 +96,7 @@ def command(
         float | None, typer.Option("--clip", metavar="X", help="Scale gradients down to this global norm.")
     ] = None,
     every: Annotated[
-        int | None, typer.Option("--every", metavar="K", help="Record the norms every K steps.")
+        int | None, typer.Option("--every", metavar="K", help="Keep the norms of every K-th step.")
     ] = None,
     plot: Annotated[
         str | None,
@@ -125,7 +125,7 @@ def command(
         typer.Option("--exploding", metavar="X", help="Relative size above which one explodes (1e4)."),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show; a slip lists them.")
+        str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show; a wrong one lists all.")
     ] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -162,7 +162,8 @@ def command(
     A definition is built, run and differentiated: a row a parameter with norm, largest
     entry, ratio to the weight, share of zeros and a verdict: ok, frozen, cancelled,
     none, zero, vanishing, exploding, inf, nan. Into a pipe goes one line a parameter,
-    tab-separated: name, shape, norm, largest, ratio, zeros, verdict.
+    tab-separated: name, shape, norm, largest, ratio, zeros, verdict, also, remark; what is
+    wrong with the whole goes to stderr.
 
     \b
     Examples:
@@ -170,7 +171,7 @@ def command(
       modelinspect grads net.py:Net --input 32x3x64x64 --loss sum --check
       modelinspect grads net.py:Net --data train.csv --epochs 5000 --lr 0.01 --save fitted.pt
       modelinspect grads net.py:Net --data train.csv --steps 500 --every 10 -o run.jsonl
-      modelinspect grads checkpoint.pt --sort norm
+      modelinspect grads checkpoint.pt --sort norm --reverse --top 10
       modelinspect grads run.jsonl --follow
     """  # noqa: D301  (the escape tells Click to keep the lines)
     form = chosen_format(form, json, output)
@@ -187,15 +188,23 @@ def command(
         "values": values, "per_sample": per_sample, "parallel": parallel or _launched(targets),
     }  # fmt: skip
     if len(targets) > 1:
-        return _side_by_side(targets, asked, form, output, quiet=quiet)
+        further = {
+            "plot": plot, "follow": follow, "columns": columns, "include": include, "exclude": exclude,
+            "sort": sort, "reverse": reverse, "top": top, "tree": tree, "by": by, "depth": depth,
+            "save": save, "weights": weights, "values": values, "per-sample": per_sample,
+        }  # fmt: skip
+        return _side_by_side(targets, asked, form, output, check=check, quiet=quiet, further=further)
     if follow:
         return _follow(targets[0], asked, form, output)
-    _check_early(targets[0], None if columns is None else _names(columns), plot, every)
+    _check_early(targets[0], plot, output, every)
     with StepLine(quiet=quiet) as progress:
         report = api.grads(targets[0], **asked, progress=progress)
     if os.environ.get("RANK", "0") != "0" and asked["parallel"] is not None:
         return YES  # the first process speaks for all
     notes_to_stderr(report.notes, quiet=quiet)
+    if form not in ("table", "markdown", "json"):
+        # Those say it themselves; a pipe gets rows, and the diagnosis goes where notes go.
+        notes_to_stderr(tuple(finding.text for finding in report.findings), quiet=quiet)
     if plot is not None:
         _draw(report, plot)
     _show(report, None if columns is None else _names(columns), form, output)
@@ -203,8 +212,12 @@ def command(
     return NO if nothing_matched or (check and not report.is_healthy) else YES
 
 
-def _check_early(target: str, columns: tuple[str, ...] | None, plot: str | None, every: int | None) -> None:
+def _check_early(target: str, plot: str | None, output: str | None, every: int | None) -> None:
     """What can be told before a model is built and trained for it."""
+    from modelinspect.writers.atomic import check_folder
+
+    for path in filter(None, (plot, output)):
+        check_folder(path)
     if plot is not None:
         from modelinspect.render.to_plot import check_plot
 
@@ -274,9 +287,12 @@ def _side_by_side(
     form: options.OutputFormat,
     output: str | None,
     *,
+    check: bool,
     quiet: bool,
+    further: Mapping[str, Any],
 ) -> int:
     """Several runs; nothing else can stand beside each other."""
+    from modelinspect.analysis.gradients import SICK
     from modelinspect.analysis.runs import is_run_file
     from modelinspect.render.views.grads import runs_sheet
 
@@ -286,10 +302,14 @@ def _side_by_side(
                 f"{visible(target)} is not the record of a run, and only runs are shown side by side",
                 hint="name one model or checkpoint at a time; --every K -o run.jsonl records a run",
             )
+    meant_for_one = [name for name, value in further.items() if value]
+    if meant_for_one:
+        raise UsageError(f"--{meant_for_one[0]} is of one run, and {len(targets)} are named")
     report = api.compare_runs(targets, thresholds=asked["thresholds"])
     notes_to_stderr(report.notes, quiet=quiet)
     show([runs_sheet(report)], form, output)
-    return YES
+    sick = any(verdict in SICK for verdicts in report.verdicts for verdict in verdicts)
+    return NO if check and sick else YES
 
 
 def _follow(target: str, asked: Mapping[str, Any], form: options.OutputFormat, output: str | None) -> int:
@@ -311,6 +331,8 @@ def _follow(target: str, asked: Mapping[str, Any], form: options.OutputFormat, o
             print(end="\x1b[H\x1b[2J" if sys.stdout.isatty() else "")
             show([grads_sheet(run_report(run, thresholds=asked["thresholds"]))], form)
         else:
+            if len(run.steps) < seen:  # another run, in the place of the one before
+                seen = 0
             for step, loss, norm in zip(run.steps[seen:], run.losses[seen:], run.norms[seen:]):
                 print(step, "" if loss is None else loss, "" if norm is None else norm, sep="\t")
             seen = len(run.steps)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelinspect.errors import DamagedFileError, MissingDependencyError, UsageError, visible
+from modelinspect.errors import DamagedFileError, MissingDependencyError, TargetError, UsageError, visible
 from modelinspect.live.inputs import Batch, made
 from modelinspect.live.locate import user_object
 from modelinspect.live.user_errors import raised
@@ -30,6 +30,8 @@ __all__ = ["Data", "open_data"]
 
 TARGET_NAMES = ("y", "target", "targets", "label", "labels")
 """Keys that are the target, unless the model takes an argument of that name."""
+EXACT = 2**24
+"""Integers below it are exact in float32."""
 _KINDS = ".csv, .pt, .pth, .safetensors, .npz, or file.py:dataloader"
 
 
@@ -110,8 +112,10 @@ def open_data(
     suffix = os.path.splitext(text)[1].lower()
     if suffix == ".py" or (".py:" in text and not os.path.isfile(text)):
         return _loader(text, module, inputs, target)
-    if not os.path.isfile(text):
+    if not os.path.exists(text):
         raise no_such_file(text)
+    if not os.path.isfile(text):
+        raise TargetError(f"{visible(text)} is no file", details=(f"known: {_KINDS}",))
     if suffix == ".csv":
         return _columns(text, inputs, target)
     if suffix == ".npz":
@@ -143,7 +147,8 @@ def _columns(path: str, inputs: Sequence[str], target: Sequence[str]) -> Data:
     y = None
     if targets:
         y = _matrix(rows, [places[name] for name in targets], names, path)
-        if len(targets) == 1 and all(_is_integer(row[places[targets[0]]]) for row in rows):
+        is_of_integers = all(_is_integer(row[places[targets[0]]]) for row in rows)
+        if len(targets) == 1 and is_of_integers and bool((y.abs() < EXACT).all()):
             y = y.squeeze(1).long()
     note = f"of {visible(os.path.basename(path))}: {_listed(features)} in"
     note += f", {_listed(targets)} as the target" if targets else ""
@@ -235,9 +240,10 @@ def _arrays(path: str) -> dict[str, Tensor]:
     except ImportError as error:
         raise MissingDependencyError(f".npz needs numpy: {error}", hint="pip install numpy") from error
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, as numpy leaves a file open that is no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (ValueError, OSError, TypeError) as error:
+    except Exception as error:  # of the zip archive, of what it is compressed by, of the arrays
         raise DamagedFileError(f"{visible(path)} can't be read as .npz: {visible(str(error))}") from error
 
 

@@ -34,9 +34,17 @@ from modelinspect.analysis.gradients import (
 from modelinspect.errors import DefinitionError, ModelInspectError, UsageError, visible
 from modelinspect.live.data import Data, open_data
 from modelinspect.live.definition import Definition, load_definition
-from modelinspect.live.inputs import Batch, Prepared, described, given_inputs, inferred_inputs, samples
-from modelinspect.live.losses import Loss
-from modelinspect.live.norms import Named, measure, unique_parameters, unwrapped
+from modelinspect.live.inputs import (
+    Batch,
+    Prepared,
+    copied,
+    described,
+    given_inputs,
+    inferred_inputs,
+    samples,
+)
+from modelinspect.live.losses import Loss, checked
+from modelinspect.live.norms import Named, measure, plain_name, unique_parameters, unwrapped
 from modelinspect.live.parallel import processes, spread_over
 from modelinspect.live.preserve import preserved
 from modelinspect.live.probes import Probe
@@ -84,6 +92,7 @@ def definition_gradients(
     if save is not None:
         check_suffix(save)
     definition = _built(target, recipe)
+    _refuse_meta(definition.module, target)
     said = definition.notes
     origin = f"fresh, seed {recipe.seed}"
     if weights is not None:
@@ -125,15 +134,11 @@ def module_gradients(
     """
     name = type(module).__name__
     said: tuple[str, ...] = ()
-    if any(parameter.is_meta for parameter in module.parameters()):
-        raise UsageError(
-            f"{name} is on the meta device, where nothing has a value",
-            hint="mi.load_definition(TARGET, real=True), or the target itself",
-        )
+    _refuse_meta(module, name, hint="mi.load_definition(TARGET, real=True), or the target itself")
     if save is not None:
         check_suffix(save)
     if recipe.trains or weights is not None or recipe.parallel is not None:
-        module = copy.deepcopy(module)
+        module = _copied(module, name)
     if weights is not None:
         said = load_weights(module, weights, section=section)
     prepared = None if batch is None else Prepared(batch, described(batch), "given", ())
@@ -145,6 +150,26 @@ def module_gradients(
         if save is not None:
             said += save_weights(module, save, metadata={"origin": f"modelinspect grads {name}"})
     return _noted(report, (*said, *report.notes))
+
+
+def _refuse_meta(module: nn.Module, name: str, hint: str | None = None) -> None:
+    try:
+        parameters = list(module.parameters())
+    except Exception as error:
+        raise raised(f"{visible(name)}: its parameters can't be listed", error) from error
+    if any(parameter.is_meta for parameter in parameters):
+        raise UsageError(f"{visible(name)} is on the meta device, where nothing has a value", hint=hint)
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    """What may be changed for good, in the place of what the caller has in hand."""
+    try:
+        with torch.inference_mode(False):
+            return copy.deepcopy(module)
+    except Exception as error:
+        failure = raised(f"{visible(name)} can't be copied, and a copy is what is changed", error)
+        failure.hint = "name its definition instead: net.py:Net"
+        raise failure from error
 
 
 def batch_of(inputs: Any, target: Any = None) -> Batch:
@@ -224,8 +249,8 @@ class _Given:
         self.described = getattr(function, "__name__", type(function).__name__)
 
     def __call__(self, output: Any, target: Any) -> Tensor:
-        value: Tensor = self._function(output) if target is None else self._function(output, target)
-        return value
+        value = self._function(output) if target is None else self._function(output, target)
+        return checked(value, self.described)
 
 
 def _report(
@@ -239,7 +264,7 @@ def _report(
     function: Callable[..., Any] | None = None,
     home: str | None = None,
 ) -> GradientsReport:
-    with undisturbed(recipe.seed, program=target):
+    with torch.inference_mode(False), torch.enable_grad(), undisturbed(recipe.seed, program=target):
         bench = _bench(module, recipe, target, prepared, function, home)
         trained = None
         if recipe.trains:
@@ -261,7 +286,9 @@ def _report(
         order=recipe.order,
         global_norm=whole,
         thresholds=recipe.thresholds,
-        modules={path: type(part).__name__ for path, part in unwrapped(bench.model).named_modules()},
+        modules={
+            plain_name(path): type(part).__name__ for path, part in unwrapped(bench.model).named_modules()
+        },
         loss=loss,
         setup=_setup(bench, batch, weights, trained),
         findings=findings if trained is None else (*trained.findings(), *findings),
@@ -289,7 +316,8 @@ def _bench(
         prepared = inferred_inputs(module, seed=recipe.seed, device=device, home=home)
     if recipe.mode is not None:
         module.train(recipe.mode == "train")
-    feed = Feed(None if prepared is None else prepared.batch, data, recipe, device)
+    floats = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+    feed = Feed(None if prepared is None else prepared.batch, data, recipe, device, floats)
     loss = Loss(recipe.loss, seed=recipe.seed) if function is None else _Given(function)
     return _Bench(target, recipe, spread_over(module, recipe), feed, loss, prepared, data)
 
@@ -307,17 +335,19 @@ def _placed(module: nn.Module, recipe: Recipe, target: str) -> torch.device:
             + (f" as {visible(recipe.dtype)}" if recipe.dtype else ""),
             details=(visible(first),),
         ) from error
+    _refuse_meta(module, target)
     return next((p.device for p in module.parameters()), device or torch.device("cpu"))
 
 
 def _one_pass(bench: _Bench, batch: Batch, probe: Probe | None) -> float:
     """Gradients of one batch, in the place of those that were there; the loss."""
     torch.manual_seed(bench.recipe.seed)
+    batch = copied(batch)  # what a model does to its input in place is not for the next pass
     for parameter in bench.model.parameters():
         parameter.grad = None
     stage = "the forward pass"
     try:
-        with torch.enable_grad():
+        with torch.enable_grad():  # in spite of a pass before that turned it off
             with autocast(bench.recipe, bench.model), nullcontext() if probe is None else probe.forward():
                 output = bench.model(*batch.args, **batch.kwargs)
             stage = "the loss"
@@ -330,14 +360,16 @@ def _one_pass(bench: _Bench, batch: Batch, probe: Probe | None) -> float:
     except (ModelInspectError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise _failed(bench, batch, stage, error) from error
+        module = "" if probe is None else probe.broke_in
+        raise _failed(bench, batch, stage, error, module) from error
     return float(value.detach())
 
 
-def _failed(bench: _Bench, batch: Batch, stage: str, error: BaseException) -> DefinitionError:
+def _failed(bench: _Bench, batch: Batch, stage: str, error: BaseException, module: str) -> DefinitionError:
     failure = raised(f"{visible(bench.target)}: {stage} failed", error)
     made = "" if bench.prepared is None else f", {bench.prepared.origin}"
-    failure.details = (f"input: {described(batch)}{made}", *failure.details)
+    inside = (f"in module {module}",) if module else ()
+    failure.details = (f"input: {described(batch)}{made}", *inside, *failure.details)
     if failure.hint is None and stage == "the forward pass":
         failure.hint = (
             "give another input: --input 2x3x224x224, or --input 'ids=int64[2,128]<1000', "

@@ -28,13 +28,16 @@ from modelinspect.errors import UsageError, visible
 
 __all__ = ["InputSpec", "Literal", "TensorSpec", "parse_inputs"]
 
+MOST_DIGITS = 30
+"""Of one number: Python refuses to read those of thousands."""
 MOST_ELEMENTS = 2**31
 """Of one input."""
 _EXAMPLES = "2x3x224x224, int64[2,128]<1000, mask=ones[2,8], use_cache=False"
 _NAME = re.compile(r"(?P<path>[^\W\d]\w*(?:\.\w+)*)=(?P<rest>.*)", re.DOTALL)
 _PLAIN = re.compile(r"\d+(?:x\d+)*")
 _TYPED = re.compile(
-    r"(?P<kind>[A-Za-z]\w*)\[(?P<shape>[\d\s,]*)\]\s*(?:<\s*(?P<bound>[\d_]+))?",
+    r"(?P<kind>[A-Za-z]\w*)\[\s*(?P<shape>(?:\d+(?:\s*,\s*\d+)*\s*,?\s*)?)\]"
+    r"\s*(?:<\s*(?P<bound>\d+(?:_\d+)*))?",
 )
 _FILLS = ("zeros", "ones", "arange")
 
@@ -107,6 +110,8 @@ def _value(rest: str, text: str) -> TensorSpec | Literal:
 
 
 def _tensor(spec: str, text: str) -> TensorSpec:
+    if any(len(digits) > MOST_DIGITS for digits in re.findall(r"[\d_]+", spec)):
+        raise UsageError(f"--input {visible(text[:60])}… has a number of more than {MOST_DIGITS} digits")
     if _PLAIN.fullmatch(spec):
         return _checked(TensorSpec("", tuple(map(int, spec.split("x")))), text)
     typed = _TYPED.fullmatch(spec)
@@ -131,4 +136,6 @@ def _checked(spec: TensorSpec, text: str) -> TensorSpec:
         )
     if spec.bound == 0:
         raise UsageError(f"--input {visible(text)}: no integer lies between 0 and 0")
+    if spec.bound is not None and spec.bound >= 2**63:
+        raise UsageError(f"--input {visible(text)}: integers are drawn below 2^63 at most")
     return spec

@@ -26,7 +26,17 @@ from modelinspect.live.preserve import preserved
 from modelinspect.live.user_errors import raised, said, where_raised
 from modelinspect.targets import did_you_mean
 
-__all__ = ["Batch", "Prepared", "described", "given_inputs", "inferred_inputs", "made", "moved", "samples"]
+__all__ = [
+    "Batch",
+    "Prepared",
+    "copied",
+    "described",
+    "given_inputs",
+    "inferred_inputs",
+    "made",
+    "moved",
+    "samples",
+]
 
 _MOST_TRIED = 3
 """Failed guesses that an error names."""
@@ -118,6 +128,15 @@ class _Maker:
     def tensor(self, spec: TensorSpec) -> Tensor:
         """One tensor, on the CPU."""
         dtype = _dtype(spec.dtype) if spec.dtype else _float_of(self._module)
+        try:
+            return self._filled(spec, dtype)
+        except (RuntimeError, TypeError, ValueError) as error:  # no arithmetic in it, or no memory
+            first = visible(str(error).partition("\n")[0])
+            raise UsageError(
+                f"--input: torch can't make {spec.dtype or dtype}{list(spec.shape)}", details=(first,)
+            ) from error
+
+    def _filled(self, spec: TensorSpec, dtype: torch.dtype) -> Tensor:
         if spec.fill == "arange":
             return torch.arange(max(1, _numel(spec.shape)))[: _numel(spec.shape)].reshape(spec.shape)
         if spec.fill:
@@ -126,6 +145,8 @@ class _Maker:
             plain = torch.float32 if not dtype.is_complex else torch.complex64
             return torch.randn(spec.shape, generator=self._generator, dtype=plain).to(dtype)
         bound = 2 if dtype is torch.bool else spec.bound or self._bound()
+        if dtype is not torch.bool and bound - 1 > torch.iinfo(dtype).max:
+            raise ValueError(f"its largest integer is {torch.iinfo(dtype).max:,}, less than {bound - 1:,}")
         return torch.randint(bound, spec.shape, generator=self._generator).to(dtype)
 
     def _bound(self) -> int:
@@ -257,7 +278,9 @@ def _tried(
             module.eval()
             ready = moved(batch, device, None)
             module(*ready.args, **ready.kwargs)
-    except Exception as error:  # noqa: BLE001  (whatever a model raises, the guess was wrong)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (whatever a model raises, the guess was wrong)
         place = where_raised(error)
         first = said(error).partition("\n")[0]
         at = f" at {place}" if place else ""
@@ -286,7 +309,7 @@ def _nothing_runs(module: nn.Module, failures: Sequence[str]) -> DefinitionError
 
 def moved(batch: Batch, device: torch.device, dtype: torch.dtype | None) -> Batch:
     """
-    The batch on a device, its floats as another type.
+    The batch on a device, its floats as another type; always a copy.
 
     Args:
         batch: Nested tuples, lists and dictionaries are followed.
@@ -299,6 +322,26 @@ def moved(batch: Batch, device: torch.device, dtype: torch.dtype | None) -> Batc
         return tensor.to(device, dtype if cast else None)
 
     args, kwargs, target = made((batch.args, batch.kwargs, batch.target), move)
+    return copied(Batch(args, kwargs, target, batch.size))
+
+
+def copied(batch: Batch) -> Batch:
+    """
+    The batch with tensors of its own, so that nothing done to them is seen in the caller's.
+
+    Gradients of leaves stay in the copy; what was one tensor in several places is so again.
+    """
+    copies: dict[int, Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        if isinstance(tensor, nn.Parameter):
+            return tensor
+        if id(tensor) not in copies:
+            asks = tensor.requires_grad and tensor.is_leaf
+            copies[id(tensor)] = tensor.detach().clone().requires_grad_() if asks else tensor.clone()
+        return copies[id(tensor)]
+
+    args, kwargs, target = made((batch.args, batch.kwargs, batch.target), copy)
     return Batch(args, kwargs, target, batch.size)
 
 

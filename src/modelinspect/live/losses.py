@@ -18,10 +18,31 @@ from modelinspect.live.probes import tensors_in
 from modelinspect.live.user_errors import raised
 from modelinspect.targets import did_you_mean
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "checked"]
 
 _OWN = ("sum", "mean", "probe", "model")
 Function = Callable[[Any, Any], Tensor]
+
+
+def checked(value: Any, name: str) -> Tensor:
+    """
+    What a loss returned, as a tensor without axes.
+
+    Raises:
+        DefinitionError: It is no single real number.
+    """
+    name = visible(name)
+    if not isinstance(value, Tensor):
+        raise DefinitionError(f"the loss {name} is a {type(value).__name__}, not a tensor")
+    if value.numel() != 1:
+        raise DefinitionError(
+            f"the loss {name} has {value.numel():,} values, and one is differentiated",
+            details=(f"its shape: {list(value.shape)}",),
+            hint="reduce it, for example by .mean()",
+        )
+    if value.is_complex():
+        raise DefinitionError(f"the loss {name} is complex, and a real number is differentiated")
+    return value.reshape(())
 
 
 class Loss:
@@ -71,21 +92,7 @@ class Loss:
             failure.details = (f"output: {_shown(output)}; target: {_shown(target)}", *failure.details)
             failure.hint = failure.hint or "--loss names another one"
             raise failure from error
-        return self._checked(value)
-
-    def _checked(self, value: Any) -> Tensor:
-        name = visible(self.described)
-        if not isinstance(value, Tensor):
-            raise DefinitionError(f"the loss {name} is a {type(value).__name__}, not a tensor")
-        if value.numel() != 1:
-            raise DefinitionError(
-                f"the loss {name} has {value.numel():,} values, and one is differentiated",
-                details=(f"its shape: {list(value.shape)}",),
-                hint="reduce it, for example by .mean()",
-            )
-        if value.is_complex():
-            raise DefinitionError(f"the loss {name} is complex, and a real number is differentiated")
-        return value.reshape(())
+        return checked(value, self.described)
 
     # ------------------------------------------------------------------ by name
 

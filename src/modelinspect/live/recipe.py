@@ -66,15 +66,9 @@ class Recipe:
     """Under torchrun: how the model is spread over the processes."""
 
     def __post_init__(self) -> None:
-        for flag, value in (("--steps", self.steps), ("--epochs", self.epochs), ("--every", self.every),
-                            ("--batch-size", self.batch_size)):  # fmt: skip
-            if value is not None and value < 1:
-                raise UsageError(f"{flag} is {value}, and must be at least 1")
+        self._check_numbers()
         if self.steps is not None and self.epochs is not None:
             raise UsageError("--steps and --epochs are two ways to say how long to train: give one")
-        for flag, number in (("--lr", self.lr), ("--clip", self.clip)):
-            if number is not None and not 0 < number < float("inf"):
-                raise UsageError(f"{flag} is {number}, and must be a positive number")
         if not self.trains:
             only = {
                 "--optimizer": self.optimizer,
@@ -90,6 +84,19 @@ class Recipe:
         if self.data is not None and self.inputs:
             raise UsageError("--data and --input are two ways to say what goes in: give one")
 
+    def _check_numbers(self) -> None:
+        for flag, value in (("--steps", self.steps), ("--epochs", self.epochs), ("--every", self.every),
+                            ("--batch-size", self.batch_size)):  # fmt: skip
+            if value is not None and not isinstance(value, int):
+                raise UsageError(f"{flag} is {value!r}, and must be an integer")
+            if value is not None and value < 1:
+                raise UsageError(f"{flag} is {value}, and must be at least 1")
+        if not -(2**63) <= self.seed < 2**64:
+            raise UsageError(f"--seed {self.seed} is out of range", hint="from -2^63 up to 2^64 - 1")
+        for flag, number in (("--lr", self.lr), ("--clip", self.clip)):
+            if number is not None and not 0 < number < float("inf"):
+                raise UsageError(f"{flag} is {number}, and must be a positive number")
+
     @property
     def trains(self) -> bool:
         """Are steps taken before the gradients are looked at?"""
@@ -101,7 +108,10 @@ class Recipe:
 
     def autocast_dtype(self) -> torch.dtype | None:
         """What autocast computes in; None: it is off."""
-        return None if self.autocast is None else dtype_of(self.autocast, "--autocast")
+        dtype = None if self.autocast is None else dtype_of(self.autocast, "--autocast")
+        if dtype not in (None, torch.bfloat16, torch.float16):
+            raise UsageError(f"--autocast computes in bfloat16 or float16, not {visible(str(self.autocast))}")
+        return dtype
 
 
 def dtype_of(name: str, flag: str) -> torch.dtype:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelinspect.analysis.gradients import Finding, History, NormOrder, global_norm
+from modelinspect.analysis.gradients import Figures, Finding, History, NormOrder, global_norm
 from modelinspect.analysis.runs import diverges
 from modelinspect.errors import DefinitionError, ModelInspectError, UsageError, visible
 from modelinspect.live.data import Data
@@ -46,6 +46,8 @@ class Feed:
     data: Data | None
     recipe: Recipe
     device: torch.device
+    dtype: torch.dtype | None = None
+    """Of the model's floats, which those of a file are cast to."""
 
     def first(self) -> Batch:
         """What gradients are taken on without training: everything, or the first batch."""
@@ -84,7 +86,9 @@ class Feed:
         return self.data is not None and self.data.size is None
 
     def _ready(self, batch: Batch) -> Batch:
-        return moved(batch, self.device, self.recipe.module_dtype())
+        # Files of numbers are float64 where NumPy wrote them; a user's own loader knows its types.
+        of_file = self.data is not None and not self._is_stream
+        return moved(batch, self.device, self.recipe.module_dtype() or (self.dtype if of_file else None))
 
 
 @dataclass
@@ -97,6 +101,8 @@ class Trained:
     """Optimizer, learning rate and steps, for people."""
     batch: Batch
     """Of the last step."""
+    planned: int = 0
+    """Steps that are to be taken; 0: not known."""
     steps: int = 0
     losses: list[float] = field(default_factory=list)
     """Of every step."""
@@ -106,13 +112,15 @@ class Trained:
     """By parameter, an entry a recorded step."""
     total: list[float | None] = field(default_factory=list)
     """Global norms, an entry a recorded step."""
+    last: dict[str, Figures | None] = field(default_factory=dict)
+    """Figures at the last recorded step."""
 
     def history(self) -> History | None:
         """What was recorded, or None."""
         if not self.recorded:
             return None
         losses = tuple(self.losses[step - 1] for step in self.recorded)
-        return History(tuple(self.recorded), losses, tuple(self.total))
+        return History(tuple(self.recorded), losses, tuple(self.total), self.last)
 
     def findings(self) -> tuple[Finding, ...]:
         """Whether it went astray."""
@@ -145,7 +153,7 @@ def train(
     """
     optimizer, described = make_optimizer(model, recipe)
     total = recipe.steps or (recipe.epochs or 0) * feed.steps_an_epoch
-    done = Trained(described, feed.first() if feed.data is None else Batch(()))
+    done = Trained(described, feed.first() if feed.data is None else Batch(()), total)
     for epoch, batches in enumerate(feed.epochs()):
         if recipe.epochs is not None and epoch >= recipe.epochs:
             break
@@ -158,7 +166,12 @@ def train(
             if done.steps == recipe.steps or not isfinite(done.losses[-1]):
                 return _described(done)
         if done.steps == before:
-            raise UsageError("the data gave no batch")
+            raise UsageError(
+                f"the data gave no batch in epoch {epoch + 1:,}",
+                hint="a generator is used up after one epoch: name a function that returns one"
+                if epoch
+                else None,
+            )
     return _described(done)
 
 
@@ -171,7 +184,6 @@ def _one_step(
     model: nn.Module, optimizer: Any, loss: LossFunction, recipe: Recipe, done: Trained, target: str
 ) -> None:
     number = done.steps + 1
-    records = recipe.every is not None and (number == 1 or number % recipe.every == 0)
     calls = 0
 
     def closure() -> Tensor:
@@ -188,7 +200,7 @@ def _one_step(
         calls += 1
         if calls == 1:  # LBFGS asks several times; what it begins with counts
             done.losses.append(float(value.detach()))
-            if records:
+            if _is_recorded(number, done, recipe):
                 _record(model, done, number, recipe.order)
         if recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(
@@ -209,9 +221,18 @@ def _one_step(
     done.steps = number
 
 
+def _is_recorded(number: int, done: Trained, recipe: Recipe) -> bool:
+    """The first step, every so many of them, and the last."""
+    if recipe.every is None:
+        return False
+    is_last = number == done.planned or not isfinite(done.losses[-1])
+    return number == 1 or number % recipe.every == 0 or is_last
+
+
 def _record(model: nn.Module, done: Trained, step: int, order: NormOrder) -> None:
     named = unique_parameters(model)
-    figures = measure((each.parameter.grad, None) for each in named)
+    figures = measure((each.parameter.grad, each.parameter) for each in named)
+    done.last = dict(zip((each.name for each in named), figures))
     done.recorded.append(step)
     done.total.append(global_norm(figures, order))
     for each, found in zip(named, figures):
@@ -261,11 +282,14 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimi
         raise UsageError("there is nothing to train: no parameter asks for a gradient")
     try:
         optimizer = kind(parameters, *args, **kwargs)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        first = str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(
-            f"torch.optim.{kind.__name__} can't be made: {visible(str(error).splitlines()[0])}",
+            f"torch.optim.{kind.__name__} can't be made: {visible(first)}",
             hint=f"spelt, for example: --optimizer '{name}(weight_decay=0.01)' --lr 0.01",
         ) from error
     rate = optimizer.param_groups[0].get("lr")
     shown = f", lr {float(rate):g}" if rate is not None else ""
+    if recipe.clip is not None:
+        shown += f", gradients clipped to a norm of {recipe.clip:g} (shown as they were before)"
     return optimizer, f"{kind.__name__}{shown}"

@@ -12,7 +12,21 @@ from typing import IO, Any, BinaryIO, TextIO, cast
 
 from modelinspect.errors import TargetError, visible
 
-__all__ = ["replacing", "replacing_bytes"]
+__all__ = ["check_folder", "replacing", "replacing_bytes"]
+
+
+def check_folder(path: str) -> None:
+    """
+    Refuse a path to write to whose folder is not there, before any work is done for it.
+
+    Raises:
+        TargetError: There is no such folder, or the path is one itself.
+    """
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise TargetError(f"{visible(path)} cannot be written: it is a folder")
+    if folder and not os.path.isdir(folder):
+        raise TargetError(f"{visible(path)} cannot be written: there is no folder {visible(folder)}")
 
 
 @contextmanager
