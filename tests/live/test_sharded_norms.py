@@ -17,6 +17,7 @@ import torch
 from command import plain_environment
 
 from modelinspect.live.norms import l2_norms
+from modelinspect.live.weights import load_weights, save_weights
 
 TOGETHER_SECONDS = 2 * sharded_gradients.SECONDS
 """A process that hangs is ended after that."""
@@ -25,13 +26,13 @@ TINY = 1e-210
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes makes of every case."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes have left."""
     folder = tmp_path_factory.mktemp("ranks")
     script = str(Path(sharded_gradients.__file__))
     running = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(folder / "store"), str(folder / f"{rank}.json")],
+            [sys.executable, script, str(rank), str(folder)],
             env={**plain_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stderr=subprocess.PIPE,
             text=True,
@@ -44,6 +45,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    """What each process makes of every case."""
     return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
@@ -97,3 +104,15 @@ def test_norms_of_every_step_are_exact(size: int, dtype: torch.dtype) -> None:
     gradient = torch.full((size,), 0.1, dtype=dtype)
     [norm] = l2_norms([gradient]).tolist()
     assert norm == pytest.approx(gradient.double().norm().item(), rel=3e-7)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_sharded_models_are_saved_whole(suffix: str, folder: Path) -> None:
+    """By the first process, and as from one: the same bytes, a tied weight once."""
+    model = sharded_gradients.made_to_be_saved(0)
+    save_weights(model, str(folder / f"alone.{suffix}"))
+    assert (folder / f"saved.{suffix}").read_bytes() == (folder / f"alone.{suffix}").read_bytes()
+    other = sharded_gradients.made_to_be_saved(1)
+    assert load_weights(other, str(folder / f"saved.{suffix}")) == ()
+    for mine, theirs in zip(other.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)

@@ -1,8 +1,9 @@
 """
 Gradients that lie on two processes, and the same ones on a single process, which are the truth.
 
-``python sharded_gradients.py RANK STORE RESULT`` is one of the two; it measures every case and
-writes what came out as JSON, where each number is spelt as Python does, ``nan`` and ``inf`` too.
+``python sharded_gradients.py RANK FOLDER`` is one of the two; it measures every case and writes
+what came out to ``RANK.json``, where numbers are spelt as Python does, ``nan`` and ``inf`` too.
+Then both save a sharded model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from modelinspect.live.norms import l2_norms, measure, unique_parameters
+from modelinspect.live.weights import save_weights
 
 Pairs = list[tuple[Tensor, Tensor | None]]
 """Gradients and their parameters."""
@@ -250,20 +252,51 @@ def _held(gradient: Tensor) -> int:
     return (gradient.to_local() if isinstance(gradient, DTensor) else gradient).numel()
 
 
-def _main(rank: str, store: str, result: str) -> None:
+class Tied(nn.Module):
+    """A weight of two names, one that every process has whole, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 3)
+        self.out = nn.Linear(3, 7)
+        self.out.weight = self.embedding.weight
+        self.plain = nn.Parameter(torch.randn(3))
+        self.register_buffer("scale", torch.randn(3).to(torch.bfloat16))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens of any shape to one number."""
+        return self.out(self.embedding(tokens) * self.plain).mean()  # type: ignore[no-any-return]
+
+
+def made_to_be_saved(seed: int) -> Tied:
+    """The same on every process."""
+    torch.manual_seed(seed)
+    return Tied()
+
+
+def _save(mesh: DeviceMesh, folder: Path) -> None:
+    model = made_to_be_saved(0)
+    fully_shard(model, mesh=mesh, ignored_params={model.plain})
+    model(torch.arange(7)).backward()  # after which the outermost module is together
+    for suffix in ("pt", "safetensors"):
+        save_weights(model, str(folder / f"saved.{suffix}"))
+
+
+def _main(rank: str, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo",
-        init_method=Path(store).as_uri(),
+        init_method=(folder / "store").as_uri(),
         rank=int(rank),
         world_size=2,
         timeout=timedelta(seconds=SECONDS),
     )
     mesh = init_device_mesh("cpu", (2,))
     found = {name: measured(case(mesh)) for name, case in CASES.items()}
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    _save(mesh, folder)
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(sys.argv[1], Path(sys.argv[2]))
