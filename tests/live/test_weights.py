@@ -362,7 +362,8 @@ def test_module_on_the_meta_device(tmp_path: Path) -> None:
     [
         ({"0.weight": None}, "missing: 0.weight"),
         ({"extra": torch.ones(2)}, "unexpected: extra"),
-        ({"2.bias": torch.ones(3)}, "of another shape: 2.bias"),
+        ({"2.bias": torch.ones(3)}, "of another shape: 2.bias ([3] for [2])"),
+        ({"2.bias": torch.ones(2).to_sparse()}, "can't be loaded: 2.bias (a sparse_coo tensor is not copied"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_loaded(

@@ -264,7 +264,7 @@ def _is_wrong(row: FitRow) -> bool:
 def _does_not_fit(module: nn.Module, checkpoint: str, wrong: Sequence[FitRow]) -> DefinitionError:
     details = []
     for status in dict.fromkeys(row.status for row in wrong):
-        names = [row.name for row in wrong if row.status == status]
+        names = [_described(row) for row in wrong if row.status == status]
         what = {"shape": "of another shape", "layout": "can't be loaded"}.get(status, status)
         details.append(f"{what}: {_listed(names)}")
     return DefinitionError(
@@ -272,6 +272,13 @@ def _does_not_fit(module: nn.Module, checkpoint: str, wrong: Sequence[FitRow]) -
         details=tuple(details),
         hint="modelinspect params DEFINITION --against CHECKPOINT shows both side by side",
     )
+
+
+def _described(row: FitRow) -> str:
+    """The name, and what is wrong with it where that is not plain."""
+    if row.status == "shape" and row.found and row.expected:
+        return f"{row.name} ({list(row.found.shape)} for {list(row.expected.shape)})"
+    return f"{row.name} ({row.note})" if row.status == "layout" else row.name
 
 
 def _loaded(module: nn.Module, state: Mapping[str, Tensor], source: str) -> list[str]:
