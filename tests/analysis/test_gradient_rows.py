@@ -87,6 +87,7 @@ def test_globs_that_match_nothing_are_said() -> None:
         ("name", ["embed.weight", "layers.2.bias", "layers.2.weight", "layers.10.weight", "norm"]),
         ("norm", ["layers.2.weight", "norm", "layers.10.weight", "embed.weight", "layers.2.bias"]),
         ("largest", ["layers.2.weight", "norm", "layers.10.weight", "embed.weight", "layers.2.bias"]),
+        ("relative_size", ["layers.2.weight", "layers.10.weight", "embed.weight", "norm", "layers.2.bias"]),
         ("ratio", ["layers.2.weight", "norm", "layers.10.weight", "embed.weight", "layers.2.bias"]),
         ("zeros", ["layers.2.weight", "embed.weight", "layers.2.bias", "norm", "layers.10.weight"]),
         ("numel", ["layers.10.weight", "layers.2.weight", "layers.2.bias", "norm", "embed.weight"]),
@@ -104,6 +105,7 @@ def test_every_column_is_a_key() -> None:
     """Those tested above are all there are."""
     assert set(GRADIENT_SORT_KEYS) == {
         "name", "norm", "largest", "ratio", "zeros", "numel", "shape", "dtype", "verdict",
+        "relative_size",
     }  # fmt: skip
 
 

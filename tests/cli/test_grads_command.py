@@ -262,3 +262,47 @@ def test_nothing_that_matches_is_exit_1(cli: Cli) -> None:
     code, _, stderr = cli("grads", REGRESSION, "--include", "nothing*")
     assert code == 1
     assert "no name matches 'nothing*'" in stderr
+
+
+def test_diagnosis_reaches_a_pipe(cli: Cli, tmp_path: Path) -> None:
+    """Rows go to stdout, what is wrong with the whole to stderr; -q leaves it out."""
+    source, sentence = FAULTS["a dead ReLU layer"]
+    target = _definition(tmp_path, source)
+    code, stdout, stderr = cli("grads", target, "--input", "4x6", "--check")
+    assert code == 1
+    assert len(stdout.splitlines()) == 4
+    assert sentence.partition(":")[0] in stderr
+    assert cli("grads", target, "--input", "4x6", "--check", "-q").stderr == ""
+
+
+def test_several_runs_are_checked_and_take_no_flags_of_one(cli: Cli, tmp_path: Path) -> None:
+    """--check looks at all of them; what means nothing for several is refused."""
+    runs = []
+    for name, rate in (("good", "0.001"), ("bad", "5")):
+        runs.append(tmp_path / f"{name}.jsonl")
+        cli("grads", REGRESSION, "--data", DATA, "--steps", "40", "--every", "5", "--optimizer", "sgd",
+            "--lr", rate, "-o", runs[-1])  # fmt: skip
+    assert cli("grads", runs[0], runs[0], "--check").code == 0
+    assert cli("grads", *runs, "--check").code == 1
+    for flags in (["--plot", "x.png"], ["--sort", "norm"], ["--tree"], ["--top", "1"], ["--include", "2.*"]):
+        code, stdout, stderr = cli("grads", *runs, *flags)
+        assert (code, stdout) == (2, "")
+        assert "is of one run, and 2 are named" in stderr
+
+
+def test_module_in_which_forward_breaks_is_named(cli: Cli, tmp_path: Path) -> None:
+    """Of several instances of one class, the one that raised."""
+    target = _definition(
+        tmp_path,
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                sizes = ((5, 5), (5, 5), (5, 7), (8, 1))
+                self.blocks = nn.Sequential(*(nn.Linear(*size) for size in sizes))
+            def forward(self, x):
+                return self.blocks(x)
+        """,
+    )
+    _, _, stderr = cli("grads", target, "--input", "2x5")
+    assert "in module blocks.3 (Linear)" in stderr

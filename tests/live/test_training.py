@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command import ROOT
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import modelinspect as mi
+from modelinspect.analysis.runs import read_run, run_lines
 
 MODELS = ROOT / "models"
 REGRESSION = str(MODELS / "regression.py")
@@ -100,6 +102,7 @@ def test_batches_and_history(tmp_path: Path) -> None:
     report = mi.grads(REGRESSION, data=DATA, epochs=2, batch_size=20, every=2, optimizer="sgd", lr=0.001)
     assert report.history is not None
     assert report.history.steps == (1, 2, 4, 6)
+    assert mi.grads(REGRESSION, data=DATA, steps=5, every=2).history.steps == (1, 2, 4, 5)  # type: ignore[union-attr]
     x, y = _rows()
     whole = mi.grads(REGRESSION, data=DATA, steps=3, every=1, optimizer="sgd", lr=0.001)
     model = _network()
@@ -153,3 +156,26 @@ def test_progress_is_told() -> None:
     mi.grads(REGRESSION, data=DATA, epochs=2, batch_size=24, progress=lambda *args: told.append(args))
     assert [(done, total) for done, total, _ in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert all(loss is not None for _, _, loss in told)
+
+
+def test_record_of_training_belongs_to_its_last_step(tmp_path: Path) -> None:
+    """The table in a run's file is of the step that stands beside it, not of the one after."""
+    report = mi.grads(REGRESSION, data=DATA, steps=5, every=2, optimizer="sgd", lr=0.001)
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(run_lines(report)), encoding="utf-8")
+    run = read_run(str(path))
+    assert (run.steps[-1], run.table_step) == (5, 5)
+    assert run.table is not None
+    norms = [None if figures is None else figures.l2 for figures in run.table]
+    assert list(run.by_parameter[-1]) == pytest.approx(norms, rel=1e-9)
+    before = mi.grads(REGRESSION, data=DATA, steps=4, optimizer="sgd", lr=0.001)
+    assert norms == pytest.approx([row.figures.l2 for row in before.rows if row.figures], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_floats_of_a_file_become_the_models(dtype: str, tmp_path: Path) -> None:
+    """NumPy writes float64; the model of float32 takes it all the same."""
+    path = tmp_path / "data.npz"
+    x = np.linspace(0, 1, 12).reshape(4, 3).astype(dtype)
+    np.savez(path, x=x, y=x.sum(axis=1, keepdims=True))
+    assert mi.grads(nn.Linear(3, 1), data=str(path)).is_healthy

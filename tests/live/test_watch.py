@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -299,3 +301,40 @@ def test_report_while_training_goes_on(tmp_path: Path) -> None:
         assert report.history.steps == (1, 2)
         _train(model, optimizer, 1)
     assert mi.grads(w.path).history.steps == (1, 2, 3)  # type: ignore[union-attr]
+
+
+def test_steps_that_nobody_closed_are_written(tmp_path: Path) -> None:
+    """A script that ends without close(), or forgets the watch: all its steps are in the file."""
+    script = (
+        "import sys, torch\nimport modelinspect as mi\n"
+        "def train(path):\n"
+        "    model = torch.nn.Linear(3, 1)\n    w = mi.watch(model, path, every=100)\n"
+        "    for _ in range(57):\n        model(torch.ones(2, 3)).sum().backward()\n        w.step(0.5)\n"
+        "    return w\n"
+        "w = train(sys.argv[1])\ntrain(sys.argv[2])\n"
+    )
+    paths = [str(tmp_path / name) for name in ("exit.jsonl", "forgotten.jsonl")]
+    subprocess.run([sys.executable, "-c", script, *paths], check=True, timeout=120)
+    runs = [read_run(path) for path in paths]
+    assert [len(run.steps) for run in runs] == [57, 57]
+    assert [run.is_finished for run in runs] == [True, False]
+
+
+def test_optimizers_in_turn_are_one_step(tmp_path: Path) -> None:
+    """Two that share a model: the first one's steps count; where it stops, the other goes on."""
+    model, path = _net(), tmp_path / "run.jsonl"
+    first = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    second = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    norms = []
+    with mi.watch(model, path):
+        for turn in range(5):
+            first.zero_grad()
+            second.zero_grad()
+            model(torch.randn(7, 3)).square().mean().backward()
+            if turn < 3:
+                norms.append(_norms(model))
+                first.step()
+            second.step()
+    run = read_run(str(path))
+    assert_records(run._replace(steps=run.steps[:3]), norms)
+    assert len(run.steps) == 5

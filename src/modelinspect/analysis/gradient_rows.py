@@ -65,6 +65,7 @@ _KEYS: dict[str, Callable[[GradientRow, NormOrder], Any]] = {
     "largest": _of_figures(lambda figures: figures.largest),
     "ratio": _of_figures(lambda figures: figures.ratio),
     "zeros": _of_figures(lambda figures: figures.zero_share),
+    "relative_size": _of_figures(lambda figures: figures.relative_size),
     "numel": lambda row, _: row.numel,
     "shape": lambda row, _: row.shape,
     "dtype": lambda row, _: row.dtype,

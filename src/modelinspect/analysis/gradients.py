@@ -8,7 +8,8 @@ training script wrote; what is said of them is said here.
 How verdicts are found
 ----------------------
 The *relative size* of a gradient is its root mean square over that of the weight, the
-latter taken as at least :data:`WEIGHT_FLOOR`, so that a bias of zeros has one too.
+latter taken as at least :data:`WEIGHT_FLOOR`, so that a bias of zeros has one too, and at
+most :data:`WEIGHT_CEILING`.
 
 - ``frozen``: the parameter asks for no gradient.
 - ``none``: no gradient arrived; the loss does not depend on it.
@@ -35,6 +36,7 @@ from modelinspect.display import Displayed
 __all__ = [
     "CANCELLED_SHARE",
     "SICK",
+    "WEIGHT_CEILING",
     "WEIGHT_FLOOR",
     "Figures",
     "Finding",
@@ -62,6 +64,8 @@ NormOrder = Literal["1", "2", "inf"]
 
 WEIGHT_FLOOR = 0.01
 """Root mean square that a weight is taken to have at least, when a gradient is put beside it."""
+WEIGHT_CEILING = 1e3
+"""And at most: a weight that has blown up does not excuse the gradient that it has."""
 CANCELLED_SHARE = 1e-3
 """What remains of a bias's gradient that cancels out is rounding: less than this of the weight's."""
 
@@ -113,9 +117,12 @@ class Figures(NamedTuple):
 
     @property
     def relative_size(self) -> float:
-        """Root mean square over that of the weight, the latter at least :data:`WEIGHT_FLOOR`."""
+        """
+        Root mean square over that of the weight, the latter taken as between
+        :data:`WEIGHT_FLOOR` and :data:`WEIGHT_CEILING`.
+        """
         weight = self.weight if self.weight is not None and isfinite(self.weight) else 0.0
-        return self.rms / max(weight / sqrt(self.numel or 1), WEIGHT_FLOOR)
+        return self.rms / min(max(weight / sqrt(self.numel or 1), WEIGHT_FLOOR), WEIGHT_CEILING)
 
     @property
     def zero_share(self) -> float:
@@ -186,6 +193,8 @@ class History(NamedTuple):
     losses: tuple[float | None, ...]
     norms: tuple[float | None, ...]
     """Global norms."""
+    last: Mapping[str, Figures | None] = {}
+    """Figures at the last recorded step, by parameter; empty where they are not known."""
 
 
 class GradientNode(NamedTuple):

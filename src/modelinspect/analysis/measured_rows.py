@@ -5,7 +5,7 @@ From figures of stored tensors to rows of gradients: the parameters they belong 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import isfinite, isnan
 from typing import NamedTuple
 
@@ -76,6 +76,15 @@ class Model:
         """
         found = self._rows.get(name) or self._plain.get(_plain(name))
         return None if found is None else self._rows[self._tied.get(found.name, found.name)]
+
+    def others_than(self, names: Collection[str]) -> list[str]:
+        """Its parameters, tied ones by their first name, that are not among these."""
+        rows = () if self.table is None else self.table.tensors
+        return [
+            row.name
+            for row in rows
+            if row.kind == "parameter" and row.name not in self._tied and row.name not in names
+        ]
 
     def read_order(self, groups: Sequence[Sequence[Shape | None]]) -> Reading | None:
         """Names by order and shape, as that function finds them; None without a model."""

@@ -40,6 +40,8 @@ _SHOWN = 3
 """Different values of a setting that are shown."""
 _SETTINGS = ("lr", "betas", "momentum", "weight_decay")
 _SECTIONS_NAMED = 8
+_NAMED = 6
+"""Parameters that a note names."""
 _NO_NAMES = (
     "parameters have numbers: neither the optimizer nor a model beside it says their names; "
     "--weights MODEL gives them"
@@ -347,6 +349,9 @@ def _remarks(
     if absent > 0:
         verb = "is" if absent == 1 else "are"
         notes.append(f"{plural(absent, 'parameter')} of {model.title} {verb} not in the optimizer")
+    if (idle or absent > 0) and (others := model.others_than({each.name for each in found})):
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        notes.append(f"without a moment: {visible(', '.join(others[:_NAMED]))}{more}")
     if any(each.figures.weight is None for each in found):
         notes.append(NO_WEIGHTS)
     if len({step for step in steps if step is not None}) > 1:
@@ -395,7 +400,8 @@ def _several(texts: Iterable[str]) -> str:
 
 _HINT = (
     "save the optimizer with the model, torch.save({'model': model.state_dict(), 'optimizer': "
-    "optimizer.state_dict()}, ...); or run a backward pass: modelinspect grads net.py:Net --weights FILE"
+    "optimizer.state_dict()}, ...), or gradients as {'gradients': {name: p.grad}}; or run a backward "
+    "pass: modelinspect grads net.py:Net --weights FILE"
 )
 
 

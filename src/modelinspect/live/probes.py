@@ -103,6 +103,12 @@ class Probe:
         """Those that went no further than the module around them."""
         self._bad_gradient, self._zero_gradient = _First(), _First()
         self._is_forward = False
+        self._broken = ""
+
+    @property
+    def broke_in(self) -> str:
+        """The innermost module that an exception left, e.g. ``layers.2.fc (Linear)``; empty without one."""
+        return self._called(self._broken) if self._broken else ""
 
     @contextmanager
     def attached(self) -> Iterator[Probe]:
@@ -148,6 +154,7 @@ class Probe:
 
     def _leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
         call = self._ended(path)
+        self._broken = (self._broken or path) if sys.exc_info()[1] is not None else ""
         if call is None:
             return
         tensors = list(tensors_in(output))

@@ -8,10 +8,13 @@ once a second, so that a step costs little more than it did.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from math import inf, isnan, sqrt
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO
@@ -63,8 +66,10 @@ def watch(
     Record the gradients of a model while it is trained.
 
     As a context manager it records by itself: whenever an optimizer that holds parameters of
-    the model is about to step. Elsewhere, call :meth:`Watch.step` once a step, before or
-    after ``optimizer.step()``, as long as the gradients are there.
+    the model is about to step, with the gradients that it is given; where several step in
+    turn, the first one counts. :meth:`Watch.step` in the loop then adds the loss. Elsewhere,
+    call it once a step, before or after ``optimizer.step()``, as long as the gradients are
+    there; :meth:`Watch.close`, or the end of the process, writes what is left.
 
     Args:
         model: As it is trained, also inside DistributedDataParallel, compiled or sharded
@@ -137,8 +142,11 @@ class Watch:
             or (distributed.get_rank() == 0)
         )
         self._stream: TextIO | None = _opened(path) if self._writes else None
-        # A watch that is forgotten leaves no step behind.
-        self._finalizer = weakref.finalize(self, _close, self._stream)
+        self._leader: int | None = None
+        """The optimizer whose steps count, where several step in turn."""
+        self._followers: set[int] = set()
+        """Others that have stepped since."""
+        _open_watches.add(self)
 
     # ---------------------------------------------------------------- recording
 
@@ -152,11 +160,20 @@ class Watch:
         self.close(ended=kind is None)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        if self._by_hand or not self._is_ours(optimizer):
+        if self._by_hand or not self._is_ours(optimizer) or not self._leads(id(optimizer)):
             return
         if self._gradients()[0]:
             self._record(None)
             self._by_hook = True
+
+    def _leads(self, optimizer: int) -> bool:
+        """Is it the one whose steps count: the first, or one that goes on where that stopped?"""
+        if self._leader not in (None, optimizer) and optimizer not in self._followers:
+            self._followers.add(optimizer)
+            return False
+        self._leader = optimizer
+        self._followers.clear()
+        return True
 
     def _is_ours(self, optimizer: torch.optim.Optimizer) -> bool:
         mine = {id(named.parameter) for named in self._parameters()}
@@ -295,6 +312,12 @@ class Watch:
                 self._stream.write(end_line(self.steps))
             self._stream.close()
             self._stream = None
+        _open_watches.discard(self)
+
+    def __del__(self) -> None:
+        # Of a watch that nobody closed; at the end of the process things may be gone already.
+        with suppress(Exception):
+            self.close(ended=False)
 
     def report(self) -> GradientsReport:
         """What the record holds so far, as ``modelinspect grads`` shows it; of the first process."""
@@ -316,13 +339,18 @@ def _together(norms: Sequence[float | None], order: NormOrder) -> float | None:
     return largest * sqrt(sum((norm / largest) ** 2 for norm in there))
 
 
+_open_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A loop that called step() and no close() has its last steps in the file all the same."""
+    for each in list(_open_watches):
+        each.close(ended=not hasattr(sys, "last_value"))
+
+
 def _opened(path: str) -> TextIO:
     try:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
         raise TargetError(f"{visible(path)} cannot be written: {error.strerror}") from error
-
-
-def _close(stream: TextIO | None) -> None:
-    if stream is not None:
-        stream.close()

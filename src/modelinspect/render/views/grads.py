@@ -105,15 +105,15 @@ def grads_sheet(report: GradientsReport, columns: tuple[str, ...] | None = None)
 
 
 def _usual(report: GradientsReport) -> tuple[str, ...]:
-    """The columns that say something of this report; the first seven are always there."""
-    keys = ["name", "shape", "norm", "largest", "ratio", "zero_share", "verdict"]
+    """The columns that say something of this report; the first nine are always there."""
+    keys = ("name", "shape", "norm", "largest", "ratio", "zero_share", "verdict", "also", "remark")
     further = {
         "second_rms": any(row.second_rms is not None for row in report.rows),
         "history": any(row.history for row in report.rows),
         **dict.fromkeys(("least", "median", "most"), any(row.spread is not None for row in report.rows)),
         "values": any(row.values is not None for row in report.rows),
     }
-    return (*keys, *(key for key, is_there in further.items() if is_there), "also", "remark")
+    return (*keys, *(key for key, is_there in further.items() if is_there))
 
 
 def _dull(keys: Sequence[str], rows: Sequence[Sequence[Any]], kept: Sequence[str]) -> list[str]:
