@@ -29,6 +29,7 @@ from modelinspect.analysis.runs import (
     follow,
     header_line,
     is_run_file,
+    note_line,
     read_run,
     run_lines,
     run_report,
@@ -269,3 +270,24 @@ def test_follow_begins_anew_where_another_run_is_written(is_new_file: bool, tmp_
     last = list(runs)[-1]
     assert last.steps == (7,) * (5 if is_new_file else 1)
     assert last.is_finished
+
+
+def test_steps_of_a_divergence_are_those_of_the_run(tmp_path: Path) -> None:
+    """Where the loss is known at every tenth step only."""
+    lines = [
+        step_line(step, nan if step == 30 else 1.0 if step % 10 == 0 else None, 1.0, [1.0, None])
+        for step in range(1, 31)
+    ]
+    (finding,) = run_report(read_run(_file(tmp_path, HEADER, *lines))).findings
+    assert finding == Finding("diverging", "training diverges: the loss is NaN at step 30")
+
+
+def test_frozen_places_and_notes_of_later_lines(tmp_path: Path) -> None:
+    """A table says what asks for no gradient from then on; lines may be added that no file holds."""
+    path = _file(tmp_path, HEADER, step_line(1, None, 2.0, [2.0, None]))
+    more = [table_line(1, [None, FIGURES], [0]), note_line(1, "a note")]
+    run = read_run(path, more=more)
+    assert [parameter.trainable for parameter in run.parameters] == [False, True]
+    report = run_report(run)
+    assert [row.verdict for row in report.rows] == ["frozen", "ok"]
+    assert report.notes[-1] == "a note"

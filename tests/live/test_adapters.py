@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader, TensorDataset
 
 import modelinspect as mi
@@ -118,3 +119,79 @@ def test_hugging_face_trainer(tmp_path: Path) -> None:
     assert run.steps == (1, 2, 3)
     assert all(loss is not None for loss in run.losses)
     assert run.is_finished
+
+
+def test_lightning_accumulates_and_clips(tmp_path: Path) -> None:
+    """A step is what the optimizer does; its loss is the mean of its batches, its norm the clipped one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pytorch_lightning as lightning
+
+        losses: list[float] = []
+
+        class Module(lightning.LightningModule):
+            """A linear model."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = nn.Linear(3, 1)
+
+            def training_step(self, batch: Any, _: int) -> Tensor:
+                """The loss of a batch."""
+                loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+                losses.append(loss.item())
+                return loss
+
+            def configure_optimizers(self) -> Any:
+                """Plain SGD."""
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        trainer = lightning.Trainer(
+            max_epochs=1, callbacks=[mi.lightning_callback(tmp_path / "run.jsonl")], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            accelerator="cpu", default_root_dir=tmp_path, accumulate_grad_batches=2, gradient_clip_val=1e-3,
+        )  # fmt: skip
+        trainer.fit(Module(), DataLoader(TensorDataset(X, Y), batch_size=3))
+    run = read_run(str(tmp_path / "run.jsonl"))
+    means = [(one + two) / 2 for one, two in zip(losses[::2], losses[1::2])]
+    assert run.losses == pytest.approx(tuple(means), rel=1e-5)
+    assert run.norms == pytest.approx((1e-3, 1e-3), rel=1e-2)
+
+
+def test_hugging_face_trainer_that_broke_off_and_starts_again(tmp_path: Path) -> None:
+    """The second record is whole: the first one no longer writes to the same file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+
+        class Model(nn.Module):
+            """Breaks at its third call."""
+
+            calls = 0
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = nn.Linear(3, 1)
+
+            def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+                """The loss and the output."""
+                self.calls += 1
+                if self.calls == 3:
+                    raise KeyboardInterrupt
+                output = self.net(x)
+                return {"loss": nn.functional.mse_loss(output, labels), "logits": output}
+
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=4, report_to=[],
+            use_cpu=True, save_strategy="no", disable_tqdm=True, optim="sgd",
+        )  # fmt: skip
+        trainer = transformers.Trainer(
+            model=Model(), args=arguments, train_dataset=[{"x": x, "labels": y} for x, y in zip(X, Y)],
+            callbacks=[mi.trainer_callback(tmp_path / "run.jsonl", every=1)],
+        )  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        trainer.train()
+    run = read_run(str(tmp_path / "run.jsonl"))
+    assert (run.steps, run.is_finished) == ((1, 2, 3, 4), True)
+    assert not _global_optimizer_pre_hooks

@@ -8,8 +8,11 @@ first line           ``{"schema_version": 1, "report": "grads-run", "target", "o
 a step               ``{"step", "loss", "norm", "norms": [one a parameter]}``; null where
                      there was no gradient
 a full table         ``{"step", "table": [null or {"numel", "l1", "l2", "largest",
-                     "zeros", "nans", "infinities", "weight"}]}``
+                     "zeros", "nans", "infinities", "weight"}], "frozen"}``; *frozen*
+                     lists the places of parameters that ask for no gradient from then
+                     on; missing: those that the first line says
 a finding            ``{"step", "finding": {"kind", "text", "module"}}``
+a note               ``{"step", "note"}``
 the end              ``{"end": true, "steps": n}``; missing where training goes on or broke off
 ==================== ==================================================================
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 from typing import Any, NamedTuple, cast, get_args
@@ -55,6 +58,7 @@ __all__ = [
     "follow",
     "header_line",
     "is_run_file",
+    "note_line",
     "read_run",
     "run_lines",
     "run_report",
@@ -102,6 +106,7 @@ class Run(NamedTuple):
     table_step: int | None = None
     findings: tuple[Finding, ...] = ()
     """Those of the last full table."""
+    notes: tuple[str, ...] = ()
     is_finished: bool = False
     """False: training goes on, or broke off."""
 
@@ -131,14 +136,27 @@ def step_line(step: int, loss: float | None, norm: float | None, norms: Sequence
     return _line({"step": step, "loss": loss, "norm": norm, "norms": list(norms)})
 
 
-def table_line(step: int, table: Sequence[Figures | None]) -> str:
-    """The line of a full table."""
-    return _line({"step": step, "table": [each and each._asdict() for each in table]})
+def table_line(step: int, table: Sequence[Figures | None], frozen: Sequence[int] | None = None) -> str:
+    """
+    The line of a full table.
+
+    Args:
+        step: Which it is of.
+        table: An entry a parameter.
+        frozen: Places of the parameters that ask for no gradient; None: as before.
+    """
+    record: dict[str, Any] = {"step": step, "table": [each and each._asdict() for each in table]}
+    return _line(record if frozen is None else {**record, "frozen": list(frozen)})
 
 
 def finding_line(step: int, finding: Finding) -> str:
     """The line of a finding."""
     return _line({"step": step, "finding": finding._asdict()})
+
+
+def note_line(step: int, note: str) -> str:
+    """The line of something that readers should know."""
+    return _line({"step": step, "note": note})
 
 
 def end_line(steps: int) -> str:
@@ -201,16 +219,20 @@ def is_run_file(path: str) -> bool:
     return head.startswith(b"{") and _MARK.replace(" ", "").encode() in head.replace(b" ", b"")
 
 
-def read_run(path: str) -> Run:
+def read_run(path: str, *, more: Iterable[str] = ()) -> Run:
     """
     What a run's file holds. A last line that is still being written is left for later.
+
+    Args:
+        path: The file.
+        more: Lines that are to follow those of the file.
 
     Raises:
         TargetError: There is no such file.
         DamagedFileError: A line is not what it should be; the message names it.
     """
     reader = _Reader(path)
-    run = reader.grown()
+    run = reader.grown(more)
     if run is None:
         raise DamagedFileError(
             f"{visible(path)} is no record of a run: its first line is not whole",
@@ -257,9 +279,10 @@ class _Reader:
         self._table: tuple[Figures | None, ...] | None = None
         self._table_step: int | None = None
         self._findings: list[Finding] = []
+        self._notes: list[str] = []
         self._finished = False
 
-    def grown(self) -> Run | None:
+    def grown(self, more: Iterable[str] = ()) -> Run | None:
         """The run with what has come; None if nothing has, or the first line is not whole."""
         grew = False
         try:
@@ -279,6 +302,10 @@ class _Reader:
                     grew = True
         except OSError as error:
             raise TargetError(f"{visible(self._path)}: {error.strerror}") from error
+        for text in more:
+            self._lines += 1
+            self._take(text.encode())
+            grew = True
         return self._run() if grew and self._header is not None else None
 
     def _begin_anew_where_replaced(self, status: os.stat_result) -> None:
@@ -298,6 +325,7 @@ class _Reader:
             table=self._table,
             table_step=self._table_step,
             findings=tuple(self._findings),
+            notes=tuple(self._notes),
             is_finished=self._finished,
         )
 
@@ -333,6 +361,8 @@ class _Reader:
             table = tuple(map(_figures, record["table"]))
             self._of_all(table)
             self._table, self._table_step, self._findings = table, _count(record["step"]), []
+            if "frozen" in record:
+                self._header = _with_frozen(self._header, record["frozen"])
         elif "finding" in record:
             found = record["finding"]
             if found["kind"] not in get_args(FindingKind):
@@ -341,6 +371,8 @@ class _Reader:
             self._findings.append(
                 Finding(found["kind"], str(found["text"]), None if module is None else str(module))
             )
+        elif "note" in record:
+            self._notes.append(str(record["note"]))
 
     def _of_all(self, entries: Sequence[object]) -> None:
         assert self._header is not None
@@ -371,6 +403,14 @@ def _header(record: Mapping[str, Any], path: str) -> Run:
         path, str(record["target"]), cast("NormOrder", order), int(record["every"]), thresholds,
         tuple(parameters),
     )  # fmt: skip
+
+
+def _with_frozen(header: Run, places: Iterable[Any]) -> Run:
+    frozen = frozenset(map(_count, places))
+    parameters = [
+        each._replace(trainable=place not in frozen) for place, each in enumerate(header.parameters)
+    ]
+    return header._replace(parameters=tuple(parameters))
 
 
 _WORDS = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
@@ -489,7 +529,7 @@ def _notes(run: Run) -> tuple[str, ...]:
         notes.append("the record has no end: training goes on, or broke off")
     if run.steps and run.table is None:
         notes.append("there is no full table yet: verdicts are by the norms alone")
-    return tuple(notes)
+    return (*notes, *run.notes)
 
 
 class RunColumn(NamedTuple):

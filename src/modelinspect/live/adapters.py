@@ -32,23 +32,33 @@ def lightning_callback(path: str | os.PathLike[str], *, every: int = 10, **optio
     library = _first_of("lightning.pytorch", "pytorch_lightning")
 
     class GradientsCallback(library.Callback):  # type: ignore[misc, name-defined]
-        """Opened at the first batch, closed when training ends, however it ends."""
+        """Watches from the beginning of training to its end, however it ends."""
 
         _watch: Watch | None = None
+        _steps = 0
         _loss: Any = None
+        _complete_loss: Any = None
 
-        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-            self._watch = watch(pl_module, path, every=every, **options)
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self._finish(ended=False)
+            self._watch = watch(pl_module, path, every=every, **options).__enter__()
+            self._steps, self._loss = 0, None
 
         def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
-            self._loss = loss.detach()
+            # Of accumulated batches each brings its share of the loss.
+            is_share = pl_module.automatic_optimization and self._loss is not None
+            self._loss = self._loss + loss.detach() if is_share else loss.detach()
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            # Mixed precision has unscaled the gradients here.
-            assert self._watch is not None
-            self._watch.step(self._loss)
+            self._complete_loss, self._loss = self._loss, None
 
-        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            # A step that mixed precision skipped is not recorded.
+            if self._watch is not None and self._watch.steps != self._steps:
+                self._steps = self._watch.steps
+                self._watch.add_loss(self._complete_loss)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self._finish(ended=True)
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -85,6 +95,8 @@ def trainer_callback(path: str | os.PathLike[str], *, every: int = 10, **options
         _watch: Watch | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            # It is still there if training broke off.
+            self._finish(ended=False)
             self._watch = watch(model, path, every=every, **options).__enter__()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -93,8 +105,11 @@ def trainer_callback(path: str | os.PathLike[str], *, every: int = 10, **options
                 self._watch.add_loss(float(logs["loss"]))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._finish(ended=True)
+
+        def _finish(self, *, ended: bool) -> None:
             if self._watch is not None:
-                self._watch.close()
+                self._watch.close(ended=ended)
                 self._watch = None
 
     return GradientsCallback()
