@@ -164,7 +164,7 @@ def test_record_of_training_belongs_to_its_last_step(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text("".join(run_lines(report)), encoding="utf-8")
     run = read_run(str(path))
-    assert (run.steps[-1], run.table_step) == (5, 5)
+    assert (run.steps[-1], run.table_step, run.every) == (5, 5, 2)
     assert run.table is not None
     norms = [None if figures is None else figures.l2 for figures in run.table]
     assert list(run.by_parameter[-1]) == pytest.approx(norms, rel=1e-9)

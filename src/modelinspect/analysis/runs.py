@@ -26,6 +26,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf, isfinite, isnan, nan
 from typing import Any, NamedTuple, cast, get_args
 
@@ -191,7 +192,8 @@ def run_lines(report: GradientsReport) -> Iterator[str]:
     parameters = [
         Parameter(row.name, row.shape, row.dtype, row.verdict != "frozen", row.also) for row in report.rows
     ]
-    every = max(1, history.steps[-1] - history.steps[-2]) if len(history.steps) > 1 else 1
+    # The first and the last step are recorded whatever the interval is.
+    every = max((later - step for step, later in pairwise(history.steps)), default=1)
     yield header_line(report.target, report.order, every, report.thresholds, parameters)
     for place, (step, loss, norm) in enumerate(zip(history.steps, history.losses, history.norms)):
         yield step_line(
