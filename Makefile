@@ -54,6 +54,10 @@ demo: $(INSTALLED) weights
 	@$(call run,params models/tied.py)
 	@echo; echo "==> 70 billion parameters: nothing is allocated"
 	@$(call run,count models/giant.py)
+	@echo; echo "==> gradients: thirty sigmoid layers, on which of them do they vanish?"
+	@$(call run,grads models/sigmoid_stack.py --by module)
+	@echo; echo "==> the regression network fitted to its data, with the norms of every 25th step"
+	@$(call run,grads models/regression.py --data models/regression.csv --epochs 500 --lr 0.01 --every 25)
 	@[ ! -e $(SILERO) ] || { \
 	  echo; echo "==> a checkpoint: real weights, read without torch"; \
 	  $(call run,count $(SILERO)); $(call run,params $(SILERO)); }
@@ -61,7 +65,7 @@ demo: $(INSTALLED) weights
 	  echo; echo "==> a file that torch.save wrote before 1.6, read without running its pickle"; \
 	  $(call run,params $(LPIPS)); }
 	@echo
-	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, --help for more."
+	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, ... grads TARGET, --help for more."
 
 test: $(TEST_TOOLS) $(INSTALLED)
 	@echo "==> tests of the installed wheel"
