@@ -4,6 +4,7 @@ Data from files of columns and tensors, and from a user's own loader.
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import modelinspect as mi
-from modelinspect.errors import ModelInspectError
+from modelinspect.errors import ModelInspectError, TargetError, UsageError
 from modelinspect.live.data import Data, open_data
 
 
@@ -70,9 +71,60 @@ def test_file_without_a_header(tmp_path: Path) -> None:
     assert batch.args[0].tolist() == [[2, 0.5], [4, 1.5]]
 
 
+def test_semicolons_and_tabs_separate_where_there_is_no_comma(tmp_path: Path) -> None:
+    """Told by the first line, and said."""
+    for mark in (";", "\t"):
+        data = open_data(_csv(tmp_path, f"a{mark}b\n1{mark}0.5\n"), LINEAR)
+        assert data.whole().args[0].tolist() == [[1]]
+        assert data.notes == (f"of data.csv: a in, b as the target (separated by {mark!r})",)
+
+
+def test_columns_of_one_name_stay_apart(tmp_path: Path) -> None:
+    """Each with its own numbers."""
+    batch = open_data(_csv(tmp_path, "a,a,y\n1,2,3\n"), LINEAR).whole()
+    assert batch.args[0].tolist() == [[1, 2]]
+
+
+def test_a_glob_does_not_take_the_target_in(tmp_path: Path) -> None:
+    """Only by its name does the target go in as well."""
+    path = _csv(tmp_path, "a,b,y\n1,2,0.5\n")
+    assert open_data(path, LINEAR, inputs=("*",), target=("y",)).whole().args[0].tolist() == [[1, 2]]
+    both = open_data(path, LINEAR, inputs=("a", "y"), target=("y",)).whole()
+    assert both.args[0].tolist() == [[1, 0.5]]
+
+
+def test_columns_take_four_bytes_a_number(tmp_path: Path) -> None:
+    """A file is read row by row: what it takes in memory is about what it ends in."""
+    path = _csv(tmp_path, "a,b,c,d\n" + "0.123456789,0.123456789,0.123456789,0.5\n" * 20_000)
+    tracemalloc.start()
+    try:
+        open_data(path, LINEAR)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 4 * 4 * 20_000
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message, with the system's reason."""
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    path = _csv(tmp_path, "a,b\n1,2\n")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(TargetError, match=r"data\.csv cannot be opened: Permission denied"):
+        open_data(path, LINEAR)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
+        ("1,2,3\n1,x,3\n", {}, "line 2, column 1: 'x' is no number"),
+        ("1,2,3\n1,2\n", {}, "line 2: 2 cells, and the first row has 3"),
+        ("a,b\n1,2\n\n1,x\n", {}, "line 4, column b: 'x' is no number"),
+        ('"a\nc",b\n1,2\n1,x\n', {}, "line 4, column b: 'x' is no number"),
+        ("a,b\n1,\n", {}, "line 2, column b is empty"),
         ("a,b\n1,2\n3\n", {}, "data.csv, line 3: 1 cells, and the header has 2"),
         ("a,b\n1,x\n", {}, "line 2, column b: 'x' is no number"),
         ("a,b\n1,2\n", {"inputs": ("z",)}, "has no column 'z'"),
@@ -132,6 +184,69 @@ def test_a_pair_is_input_and_target(tmp_path: Path) -> None:
     batch = open_data(_saved(tmp_path, "pt", {"anything": x, "label": y}), LINEAR).whole()
     assert torch.equal(batch.args[0], x)
     assert torch.equal(batch.target, y)
+
+
+def test_which_key_goes_where_is_said(tmp_path: Path) -> None:
+    """Under its own name, as another argument, as the target; what has no samples is left out."""
+    x, y = TENSORS["ids"], TENSORS["y"]
+    assert open_data(_saved(tmp_path, "pt", {"x": x, "y": y}), LINEAR).notes == (
+        "of data.pt: x in, y as the target",
+    )
+    two = open_data(_saved(tmp_path, "pt", {"p": x, "q": torch.ones(4, 1)}), Pair())
+    assert two.notes == ("of data.pt: p as ids, q as mask in",)
+    beside = open_data(_saved(tmp_path, "pt", {"x": x, "epoch": torch.tensor(3), "y": y}), LINEAR)
+    assert torch.equal(beside.whole().args[0], x)
+    assert beside.notes[1] == "of data.pt: epoch left out, no tensor with samples"
+
+
+class Sum(nn.Module):
+    """Needs two arguments."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Their sum."""
+        return a + b
+
+
+class ByName(nn.Module):
+    """Takes whatever it is given by name."""
+
+    def forward(self, **given: Tensor) -> Tensor:
+        """One of them."""
+        return given["x"]
+
+
+def test_last_of_a_row_of_tensors_is_the_target_unless_the_model_needs_it(tmp_path: Path) -> None:
+    """What is needed goes in first; an argument that can be left out does not take the target."""
+    x, y = TENSORS["ids"], TENSORS["y"]
+    pair, triple = _saved(tmp_path, "pt", (x, y)), str(tmp_path / "triple.pt")
+    torch.save([x, x, y], triple)
+    assert torch.equal(open_data(pair, Pair()).whole().target, y)
+    assert open_data(pair, Sum()).whole().target is None
+    assert len(open_data(pair, Sum()).whole().args) == 2
+    assert torch.equal(open_data(triple, Sum()).whole().target, y)
+    (tmp_path / "mine.py").write_text("import torch\nloader = [(torch.ones(4, 3), torch.ones(4, 3))]\n")
+    assert open_data(f"{tmp_path}/mine.py:loader", Sum()).whole().target is None
+    assert open_data(f"{tmp_path}/mine.py:loader", Pair()).whole().target is not None
+
+
+def test_a_model_that_takes_arguments_by_name_only(tmp_path: Path) -> None:
+    """Every key is an argument."""
+    batch = open_data(_saved(tmp_path, "pt", {"x": TENSORS["ids"], "y": TENSORS["y"]}), ByName()).whole()
+    assert list(batch.kwargs) == ["x"]
+
+
+def test_arrays_of_numpy(tmp_path: Path) -> None:
+    """Any byte order; texts are left out; a lone array is the input."""
+    x = np.arange(6, dtype=">f4").reshape(2, 3)
+    np.savez(tmp_path / "some.npz", x=x, names=np.array(["a", "b"]))
+    data = open_data(str(tmp_path / "some.npz"), LINEAR)
+    assert data.whole().args[0].tolist() == x.tolist()
+    assert data.notes[1] == "of some.npz: names left out, no tensor with samples"
+    np.save(tmp_path / "lone.npy", x)
+    assert open_data(str(tmp_path / "lone.npy"), LINEAR).whole().args[0].tolist() == x.tolist()
+    (tmp_path / "bad.npy").write_bytes(b"nothing")
+    with pytest.raises(ModelInspectError, match=r"can't be read as \.npy"):
+        open_data(str(tmp_path / "bad.npy"), LINEAR)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +333,8 @@ def make():
 def generate():
     print("a word from the loader")
     yield {"ids": x, "y": y}
+samples = TensorDataset(x, y)
+number = 3
 def broken():
     yield x, y
     raise OSError("the disk is gone")
@@ -248,10 +365,21 @@ def test_loader_trains_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "a word" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("samples", "which gives samples and not batches"), ("number", "is of type int")],
+)
+def test_what_is_no_loader(name: str, message: str, tmp_path: Path) -> None:
+    """A dataset would give samples without the axis of a batch."""
+    (tmp_path / "mine.py").write_text(LOADERS, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        open_data(f"{tmp_path}/mine.py:{name}", LINEAR).whole()
+
+
 def test_loader_that_breaks(tmp_path: Path) -> None:
     """Where in the user's file, and what it said."""
     (tmp_path / "mine.py").write_text(LOADERS, encoding="utf-8")
     with pytest.raises(ModelInspectError) as caught:
         mi.grads(LINEAR, data=f"{tmp_path}/mine.py:broken", epochs=2)
-    assert "mine.py:13, in broken" in str(caught.value)
+    assert "mine.py:15, in broken" in str(caught.value)
     assert "OSError: the disk is gone" in str(caught.value)

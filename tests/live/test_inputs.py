@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import modelinspect as mi
 from modelinspect.errors import DefinitionError, UsageError
+from modelinspect.live import inputs
 from modelinspect.live.input_spec import Literal, TensorSpec, parse_inputs
 from modelinspect.live.inputs import Batch, described, given_inputs, inferred_inputs, moved, samples
 
@@ -67,6 +68,9 @@ def test_names_dictionaries_and_literals() -> None:
         (["a=2x3", "a.b=2x3"], "a is given as a tensor already"),
         (["99999x99999"], "limit: 2,147,483,648"),
         (["int64[2]<0"], "no integer lies between 0 and 0"),
+        (["float32[2]<3"], "only random integers have a bound"),
+        (["bool[2]<3"], "only random integers have a bound"),
+        (["x=ones[2,4]<3"], "for example int64[2,4]<3"),
         (["\x1b[31m2"], "--input \\x1b[31m2 can't be read"),
     ],
 )
@@ -109,6 +113,20 @@ def test_integers_without_a_bound_take_it_from_the_embeddings() -> None:
     assert int(prepared.batch.args[0].max()) == 4
     (note,) = prepared.notes
     assert "below 5 (the smallest embedding)" in note
+
+
+def test_complex_models_get_complex_numbers() -> None:
+    """Where no parameter is a float, the first complex one says what numbers are."""
+    weight = nn.Parameter(torch.ones(3, 2, dtype=torch.complex64))
+    prepared = given_inputs(nn.ParameterList([weight]), ["2x3"], seed=0)
+    assert prepared.described == "complex64[2, 3]"
+    assert prepared.batch.args[0].imag.any()
+
+
+def test_bags_of_embeddings_bound_integers_too() -> None:
+    """As embeddings do."""
+    prepared = given_inputs(nn.EmbeddingBag(4, 2), ["int64[2,400]"], seed=0)
+    assert int(prepared.batch.args[0].max()) == 3
 
 
 def test_argument_that_forward_lacks() -> None:
@@ -234,6 +252,29 @@ def test_nothing_that_runs() -> None:
     assert "no input for Picky could be worked out" in text
     assert "tried float32[2, 4]: TypeError" in text
     assert "--input 2x3x224x224" in text
+
+
+def test_trying_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes long to refuse an input is not tried with all of them; that is said."""
+    calls: list[torch.Size] = []
+
+    class Slow(nn.Module):
+        """Refuses everything, after ten seconds by the clock that is looked at."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Raises."""
+            calls.append(x.shape)
+            raise ValueError("no")
+
+    monkeypatch.setattr(inputs, "monotonic", lambda: 10.0 * len(calls))
+    with pytest.raises(DefinitionError) as caught:
+        inferred_inputs(Slow(), seed=0, device=CPU)
+    assert len(calls) == 1
+    assert caught.value.details[-1] == "not tried any longer than 5 seconds"
 
 
 class Offering(nn.Module):

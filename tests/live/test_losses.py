@@ -109,6 +109,24 @@ def test_sum_and_mean() -> None:
     assert float(_loss("mean", [torch.ones(3), torch.full((2,), 4.0)], None)[0]) == 5
 
 
+def test_outputs_that_come_one_by_one_meet_a_target() -> None:
+    """The loss is chosen by the first of them, and computed from it."""
+    value, described = _loss(None, (tensor for tensor in [LOGITS]), CLASSES)
+    assert described == "cross_entropy"
+    assert torch.equal(value, functional.cross_entropy(LOGITS, CLASSES))
+
+
+def test_targets_that_are_numbers_of_classes_stay_integers() -> None:
+    """Several classes a sample, one class a sample, one sample alone."""
+    several = torch.tensor([[0, 2, -1, -1]] * 6)
+    expected = functional.multilabel_margin_loss(LOGITS, several)
+    assert torch.equal(_loss("multilabel_margin", LOGITS, several)[0], expected)
+    expected = functional.multi_margin_loss(LOGITS, CLASSES)
+    assert torch.equal(_loss("multi_margin", LOGITS, CLASSES.int())[0], expected)
+    expected = functional.cross_entropy(LOGITS[0], CLASSES[0])
+    assert torch.equal(_loss("cross_entropy", LOGITS[0], CLASSES[0])[0], expected)
+
+
 @pytest.mark.parametrize(
     ("name", "function"),
     [
@@ -153,6 +171,10 @@ def test_loss_of_ones_own(tmp_path: Path) -> None:
     [
         ("crossentropy", LOGITS, CLASSES, "did you mean cross_entropy or binary_cross_entropy?"),
         ("relu", LOGITS, None, "there is no loss 'relu'"),
+        ("MSELoss", LOGITS, LOGITS, "did you mean mse?"),
+        ("mse_los", LOGITS, LOGITS, "did you mean mse_loss?"),
+        ("gaussian_nll", LOGITS, LOGITS, "there is no loss 'gaussian_nll'"),
+        (None, LOGITS, {"a": CLASSES}, "takes one tensor as the target, and here it is a dict"),
         ("mse", LOGITS, None, "needs a target, and there is none"),
         (None, torch.arange(3), None, "which no gradient flows through"),
         (None, "text", None, "the model puts out a str"),

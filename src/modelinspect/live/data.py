@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import csv
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from inspect import signature
-from typing import Any
+from inspect import Parameter, signature
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 from modelinspect.errors import DamagedFileError, MissingDependencyError, TargetError, UsageError, visible
 from modelinspect.live.inputs import Batch, made
@@ -32,7 +34,7 @@ TARGET_NAMES = ("y", "target", "targets", "label", "labels")
 """Keys that are the target, unless the model takes an argument of that name."""
 EXACT = 2**24
 """Integers below it are exact in float32."""
-_KINDS = ".csv, .pt, .pth, .safetensors, .npz, or file.py:dataloader"
+_KINDS = ".csv, .pt, .pth, .safetensors, .npz, .npy, or file.py:dataloader"
 
 
 class Data:
@@ -118,79 +120,163 @@ def open_data(
         raise TargetError(f"{visible(text)} is no file", details=(f"known: {_KINDS}",))
     if suffix == ".csv":
         return _columns(text, inputs, target)
-    if suffix == ".npz":
-        tensors: Mapping[str, Tensor] = _arrays(text)
+    if suffix in (".npz", ".npy"):
+        values: Mapping[str, Any] = _arrays(text)
     elif suffix in (".pt", ".pth", ".bin", ".safetensors"):
-        tensors = _tensors(text)
+        values = _tensors(text)
     else:
         raise UsageError(
             f"--data {visible(text)}: data of this kind can't be read", details=(f"known: {_KINDS}",)
         )
-    batch = _by_keys(tensors, module, inputs, target, text)
+    batch, notes = _by_keys(values, module, inputs, target, text)
     size = _common_length(batch, text)
-    return Data(f"{visible(text)} ({size:,} samples)", whole=batch._replace(size=size))
+    return Data(f"{visible(text)} ({size:,} samples)", whole=batch._replace(size=size), notes=notes)
 
 
 # ---------------------------------------------------------------------- columns
 
 
 def _columns(path: str, inputs: Sequence[str], target: Sequence[str]) -> Data:
-    names, rows = _read_csv(path)
-    targets = _chosen(names, target, path) if target else [] if inputs else names[-1:]
-    features = _chosen(names, inputs, path) if inputs else [name for name in names if name not in targets]
-    if not features:
-        raise UsageError(
-            f"{visible(path)} has no column left to go in", details=(f"columns: {', '.join(names)}",)
-        )
-    places = {name: place for place, name in enumerate(names)}
-    x = _matrix(rows, [places[name] for name in features], names, path)
-    y = None
-    if targets:
-        y = _matrix(rows, [places[name] for name in targets], names, path)
-        is_of_integers = all(_is_integer(row[places[targets[0]]]) for row in rows)
-        if len(targets) == 1 and is_of_integers and bool((y.abs() < EXACT).all()):
-            y = y.squeeze(1).long()
-    note = f"of {visible(os.path.basename(path))}: {_listed(features)} in"
-    note += f", {_listed(targets)} as the target" if targets else ""
-    batch = Batch((x,), {}, y, len(rows))
-    return Data(f"{visible(path)} ({len(rows):,} rows)", whole=batch, notes=(note,))
-
-
-def _read_csv(path: str) -> tuple[list[str], list[list[str]]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+            return _table(_Rows(file, path), inputs, target)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DamagedFileError(f"{visible(path)} is no CSV file: {error}") from error
-    if not rows:
-        raise DamagedFileError(f"{visible(path)} is empty")
-    names = [name.strip() for name in rows[0]]
-    if all(map(_is_number, names)):
-        return [str(number) for number in range(len(names))], rows
-    if len(rows) == 1:
-        raise DamagedFileError(f"{visible(path)} has a header and no rows")
-    return names, rows[1:]
+    except OSError as error:
+        raise TargetError(f"{visible(path)} cannot be opened: {error.strerror}") from error
 
 
-def _matrix(rows: Sequence[Sequence[str]], places: Sequence[int], names: Sequence[str], path: str) -> Tensor:
-    values = []
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(names):
+class _Rows:
+    """
+    Rows of a CSV file, read one at a time.
+
+    Args:
+        file: Open. Its first line says what separates the cells: a comma, where there is
+            one, else a semicolon or a tab.
+        path: For messages.
+    """
+
+    def __init__(self, file: TextIO, path: str) -> None:
+        first_line = file.readline()
+        file.seek(0)
+        self.path = path
+        self.separator = next((mark for mark in ",;\t" if mark in first_line), ",")
+        self._reader = csv.reader(file, delimiter=self.separator)
+        self._first = next(self._lines(), None)
+        if self._first is None:
+            raise DamagedFileError(f"{visible(path)} is empty")
+        names = [name.strip() for name in self._first[1]]
+        self.has_header = not all(map(_is_number, names))
+        self.names = names if self.has_header else [str(number) for number in range(len(names))]
+        """Of the columns; their numbers, where the first row is one of numbers."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """Each row, and the line of the file that it begins on."""
+        if self._first is not None and not self.has_header:
+            yield self._first
+        for line, row in self._lines():
+            if len(row) != len(self.names):
+                what = "the header has" if self.has_header else "the first row has"
+                raise DamagedFileError(
+                    f"{visible(self.path)}, line {line}: {len(row)} cells, and {what} {len(self.names)}"
+                )
+            yield line, row
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        line = self._reader.line_num + 1
+        for row in self._reader:
+            if row:
+                yield line, row
+            line = self._reader.line_num + 1
+
+    def chosen(self, patterns: Sequence[str]) -> list[int]:
+        """
+        Places of the columns that names or globs choose, each once.
+
+        Raises:
+            UsageError: One of them chooses none.
+        """
+        places: dict[int, None] = {}
+        for pattern in patterns:
+            found = [place for place, name in enumerate(self.names) if name == pattern]
+            found = found or [place for place, name in enumerate(self.names) if fnmatchcase(name, pattern)]
+            if not found:
+                raise UsageError(
+                    f"{visible(self.path)} has no column {visible(pattern)!r}",
+                    details=(f"columns: {visible(', '.join(self.names))}",),
+                    hint=did_you_mean(pattern, self.names),
+                )
+            places.update(dict.fromkeys(found))
+        return list(places)
+
+
+class _Numbers:
+    """
+    Numbers of some columns, row after row, in the four bytes each that they take in the end.
+    """
+
+    def __init__(self, rows: _Rows, places: Sequence[int]) -> None:
+        self._rows = rows
+        self._places = places
+        self._values = array("f")
+        self.are_integers = True
+        """Is every cell so far written as an integer?"""
+
+    def add(self, line: int, row: Sequence[str]) -> None:
+        """The cells of one row."""
+        for place in self._places:
+            cell = row[place]
+            self._values.append(self._number(cell, line, place))
+            self.are_integers = self.are_integers and _is_integer(cell)
+
+    def matrix(self) -> Tensor:
+        """Of the shape (rows, columns)."""
+        return torch.frombuffer(self._values, dtype=torch.float32).reshape(-1, len(self._places))
+
+    def _number(self, cell: str, line: int, place: int) -> float:
+        try:
+            return float(cell)
+        except ValueError as error:
+            where = f"{visible(self._rows.path)}, line {line}, column {visible(self._rows.names[place])}"
             raise DamagedFileError(
-                f"{visible(path)}, line {number}: {len(row)} cells, and the header has {len(names)}"
-            )
-        values.append([_number(row[place], names[place], number, path) for place in places])
-    return torch.tensor(values, dtype=torch.float32)
+                f"{where}: {visible(cell[:40])!r} is no number" if cell.strip() else f"{where} is empty",
+                hint="--x and --y choose the columns",
+            ) from error
 
 
-def _number(cell: str, name: str, line: int, path: str) -> float:
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise DamagedFileError(
-            f"{visible(path)}, line {line}, column {visible(name)}: {visible(cell[:40])!r} is no number",
-            hint="--x and --y choose the columns",
-        ) from error
+def _table(rows: _Rows, inputs: Sequence[str], target: Sequence[str]) -> Data:
+    path = visible(rows.path)
+    everything = range(len(rows.names))
+    targets = rows.chosen(target) if target else [] if inputs else list(everything[-1:])
+    # A glob takes the target in only where it is named itself.
+    wanted = rows.chosen(inputs) if inputs else everything
+    features = [place for place in wanted if place not in targets or rows.names[place] in inputs]
+    if not features:
+        raise UsageError(
+            f"{path} has no column left to go in", details=(f"columns: {visible(', '.join(rows.names))}",)
+        )
+    x, y = _Numbers(rows, features), _Numbers(rows, targets)
+    count = 0
+    for line, row in rows:
+        x.add(line, row)
+        y.add(line, row)
+        count += 1
+    if not count:
+        raise DamagedFileError(f"{path} has a header and no rows")
+    batch = Batch((x.matrix(),), {}, _target_column(y) if targets else None, count)
+    note = (
+        f"of {visible(os.path.basename(rows.path))}: {_listed([rows.names[place] for place in features])} in"
+    )
+    note += f", {_listed([rows.names[place] for place in targets])} as the target" if targets else ""
+    note += "" if rows.separator == "," else f" (separated by {rows.separator!r})"
+    return Data(f"{path} ({count:,} rows)", whole=batch, notes=(note,))
+
+
+def _target_column(numbers: _Numbers) -> Tensor:
+    """Several columns and floats as they are, one column of integers as a vector of classes."""
+    y = numbers.matrix()
+    is_of_classes = y.shape[1] == 1 and numbers.are_integers and bool((y.abs() < EXACT).all())
+    return y.squeeze(1).long() if is_of_classes else y
 
 
 def _is_number(cell: str) -> bool:
@@ -203,20 +289,6 @@ def _is_number(cell: str) -> bool:
 
 def _is_integer(cell: str) -> bool:
     return cell.strip().removeprefix("-").isdigit()
-
-
-def _chosen(names: Sequence[str], patterns: Sequence[str], path: str) -> list[str]:
-    chosen: dict[str, None] = {}
-    for pattern in patterns:
-        found = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
-        if not found:
-            raise UsageError(
-                f"{visible(path)} has no column {visible(pattern)!r}",
-                details=(f"columns: {visible(', '.join(names))}",),
-                hint=did_you_mean(pattern, names),
-            )
-        chosen.update(dict.fromkeys(found))
-    return list(chosen)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -234,42 +306,83 @@ def _tensors(path: str) -> dict[str, Tensor]:
         return {row.name: tensor_of(row, reader.read) for row in table}
 
 
-def _arrays(path: str) -> dict[str, Tensor]:
+def _arrays(path: str) -> dict[str, Any]:
+    """The arrays of a file, of those that hold numbers tensors; a lone array has the name 0."""
     try:
         import numpy as np
     except ImportError as error:
-        raise MissingDependencyError(f".npz needs numpy: {error}", hint="pip install numpy") from error
+        raise MissingDependencyError(
+            f"{visible(path)} needs numpy: {error}", hint="pip install numpy"
+        ) from error
     try:
         # Opened here, as numpy leaves a file open that is no archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+        with open(path, "rb") as file:
+            found = np.load(file, allow_pickle=False)
+            arrays = {"0": found} if isinstance(found, np.ndarray) else dict(found)
+            return {name: _of_numbers(value) for name, value in arrays.items()}
     except Exception as error:  # of the zip archive, of what it is compressed by, of the arrays
-        raise DamagedFileError(f"{visible(path)} can't be read as .npz: {visible(str(error))}") from error
+        kind = os.path.splitext(path)[1]
+        raise DamagedFileError(f"{visible(path)} can't be read as {kind}: {visible(str(error))}") from error
+
+
+def _of_numbers(values: Any) -> Any:
+    if values.dtype.kind not in "biufc":  # texts, dates, records
+        return values
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+class _Keyed(NamedTuple):
+    """A batch made of named values, and what to say of it."""
+
+    batch: Batch
+    notes: tuple[str, ...]
 
 
 def _by_keys(
-    tensors: Mapping[str, Any], module: nn.Module, inputs: Sequence[str], target: Sequence[str], what: str
-) -> Batch:
+    values: Mapping[str, Any], module: nn.Module, inputs: Sequence[str], target: Sequence[str], what: str
+) -> _Keyed:
     """Keys to the arguments of forward, and to the target."""
-    arguments = _argument_names(module)
-    y = _target_of(tensors, arguments, target, what)
-    left = {key: value for key, value in tensors.items() if key not in y}
-    wanted = dict(_renamed(spec) for spec in inputs) or {key: key for key in left}
+    takes = _Takes(module)
+    y = _target_of(values, takes, target, what)
+    wanted = dict(_renamed(spec) for spec in inputs)
     for key in wanted.values():
-        if key not in tensors:
-            raise _no_key(key, tensors, what)
+        if key not in values:
+            raise _no_key(key, values, what)
+    left_out: list[str] = []
+    if not wanted:
+        rest = [key for key in values if key not in y]
+        left_out = [key for key in rest if key not in takes.names and not _has_samples(values[key])]
+        wanted = {key: key for key in rest if key not in left_out}
     goal: Any = next(iter(y.values()), None) if len(y) < 2 else y
-    named = {name: tensors[key] for name, key in wanted.items() if name in arguments}
+    named = {name: values[key] for name, key in wanted.items() if name in takes.names or takes.only_names}
     if named and len(named) == len(wanted):
-        return Batch((), named, goal)
-    if named or (len(wanted) > len(arguments) and arguments):
-        strange = [name for name in wanted if name not in arguments]
+        batch, goes = Batch((), named, goal), wanted
+    elif named or not takes.so_many(len(wanted)):
+        strange = [name for name in wanted if name not in takes.names]
         raise UsageError(
             f"{visible(what)}: it is not clear where {_listed(strange)} goes",
-            details=(f"forward() takes: {', '.join(arguments)}",),
+            details=(f"forward() takes: {', '.join(takes.names)}",),
             hint="--x ARGUMENT=KEY,… says which key goes where",
         )
-    return Batch(tuple(tensors[key] for key in wanted.values()), {}, goal)
+    else:
+        batch = Batch(tuple(values[key] for key in wanted.values()), {}, goal)
+        goes = dict(zip((*takes.names, *wanted), wanted.values())) if len(wanted) > 1 else wanted
+    return _Keyed(batch, _key_notes(goes, list(y), left_out, what))
+
+
+def _has_samples(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _key_notes(
+    goes: Mapping[str, str], targets: Sequence[str], left_out: Sequence[str], what: str
+) -> tuple[str, ...]:
+    file = visible(os.path.basename(what))
+    shown = [key if key == name else f"{key} as {name}" for name, key in goes.items()]
+    note = f"of {file}: {_listed(shown)} in"
+    note += f", {_listed(targets)} as the target" if targets else ""
+    said = (note,) if goes else ()
+    return (*said, f"of {file}: {_listed(left_out)} left out, no tensor with samples") if left_out else said
 
 
 def _renamed(spec: str) -> tuple[str, str]:
@@ -277,35 +390,51 @@ def _renamed(spec: str) -> tuple[str, str]:
     return (name, key) if equals else (spec, spec)
 
 
-def _target_of(
-    tensors: Mapping[str, Any], arguments: Sequence[str], target: Sequence[str], what: str
-) -> dict[str, Any]:
+def _target_of(values: Mapping[str, Any], takes: _Takes, target: Sequence[str], what: str) -> dict[str, Any]:
     for key in target:
-        if key not in tensors:
-            raise _no_key(key, tensors, what)
+        if key not in values:
+            raise _no_key(key, values, what)
     if target:
-        return {key: tensors[key] for key in target}
-    found = [key for key in tensors if key.lower() in TARGET_NAMES and key not in arguments]
-    # A tuple of two is input and target, as a TensorDataset has it.
-    if not found and list(tensors) == ["0", "1"] and len(arguments) < 2:
-        found = ["1"]
-    return {key: tensors[key] for key in found[:1]}
+        return {key: values[key] for key in target}
+    found = [key for key in values if key.lower() in TARGET_NAMES and key not in takes.names]
+    places = [str(place) for place in range(len(values))]
+    if not found and list(values) == places and takes.last_is_target(len(values)):
+        found = places[-1:]
+    return {key: values[key] for key in found[:1]}
 
 
-def _no_key(key: str, tensors: Mapping[str, Any], what: str) -> UsageError:
+def _no_key(key: str, values: Mapping[str, Any], what: str) -> UsageError:
     return UsageError(
         f"{visible(what)} holds no {visible(key)!r}",
-        details=(f"it holds: {_listed(list(tensors))}",),
-        hint=did_you_mean(key, tensors),
+        details=(f"it holds: {_listed(list(values))}",),
+        hint=did_you_mean(key, values),
     )
 
 
-def _argument_names(module: nn.Module) -> list[str]:
-    try:
-        parameters = signature(module.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+class _Takes:
+    """What a model's forward takes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        try:
+            parameters = list(signature(module.forward).parameters.values())
+        except (TypeError, ValueError):
+            parameters = []
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self.names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        """Arguments that can be given by name."""
+        kinds = {p.kind for p in parameters}
+        self.only_names = kinds == {Parameter.VAR_KEYWORD}
+        """Is it ``forward(**arguments)``?"""
+        self._required = sum(p.default is p.empty for p in positional)
+        self._most = None if Parameter.VAR_POSITIONAL in kinds or not parameters else len(positional)
+
+    def so_many(self, count: int) -> bool:
+        """Can it be called with so many positional arguments?"""
+        return self._most is None or count <= self._most
+
+    def last_is_target(self, count: int) -> bool:
+        """Of so many values in a row, is the last one no argument that the model needs?"""
+        return count > max(1, self._required)
 
 
 def _common_length(batch: Batch, what: str) -> int:
@@ -333,8 +462,7 @@ def _loader(text: str, module: nn.Module, inputs: Sequence[str], target: Sequenc
 
     def epoch() -> Iterator[Batch]:
         try:
-            source = found() if callable(found) else found
-            for item in source:
+            for item in _checked_source(found() if callable(found) else found, text):
                 yield _batch_of(item, module, inputs, target, text)
         except (UsageError, DamagedFileError, KeyboardInterrupt, GeneratorExit):
             raise
@@ -344,13 +472,30 @@ def _loader(text: str, module: nn.Module, inputs: Sequence[str], target: Sequenc
     return Data(visible(text), stream=epoch)
 
 
+def _checked_source(source: Any, text: str) -> Iterable[Any]:
+    """What gives batches; a dataset would give single samples, without the axis of a batch."""
+    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+        raise UsageError(
+            f"--data {visible(text)} is a {type(source).__name__}, which gives samples and not batches",
+            hint="name a loader of it: torch.utils.data.DataLoader(dataset, batch_size=32)",
+        )
+    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
+        raise UsageError(
+            f"--data {visible(text)} is of type {visible(type(source).__name__)}",
+            details=("expected a DataLoader, an iterable of batches, or a function that returns one",),
+        )
+    return source  # type: ignore[no-any-return]
+
+
 def _batch_of(item: Any, module: nn.Module, inputs: Sequence[str], target: Sequence[str], what: str) -> Batch:
     """What a loader yields: a tensor, (inputs…, target), or a dictionary."""
     if isinstance(item, Mapping):
-        batch = _by_keys(dict(item), module, inputs, target, what)
-    elif isinstance(item, (tuple, list)) and len(item) > 1:
+        batch = _by_keys(dict(item), module, inputs, target, what).batch
+    elif not isinstance(item, (tuple, list)):
+        batch = Batch((item,))
+    elif _Takes(module).last_is_target(len(item)):
         batch = Batch(tuple(item[:-1]), {}, item[-1])
     else:
-        batch = Batch(tuple(item) if isinstance(item, (tuple, list)) else (item,))
+        batch = Batch(tuple(item))
     tensors = [value for value in (*batch.args, *batch.kwargs.values()) if isinstance(value, Tensor)]
     return batch._replace(size=len(tensors[0]) if tensors and tensors[0].ndim else None)

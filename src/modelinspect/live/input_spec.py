@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from modelinspect.dtypes import BY_NAME
 from modelinspect.errors import UsageError, visible
 
 __all__ = ["InputSpec", "Literal", "TensorSpec", "parse_inputs"]
@@ -134,8 +135,22 @@ def _checked(spec: TensorSpec, text: str) -> TensorSpec:
         raise UsageError(
             f"--input {visible(text)} has {prod(spec.shape):,} elements; limit: {MOST_ELEMENTS:,}"
         )
+    if spec.bound is not None and (spec.fill or not _is_of_integers(spec.dtype)):
+        raise UsageError(
+            f"--input {visible(text)}: only random integers have a bound",
+            hint=f"for example {visible(_example(spec))}",
+        )
     if spec.bound == 0:
         raise UsageError(f"--input {visible(text)}: no integer lies between 0 and 0")
     if spec.bound is not None and spec.bound >= 2**63:
         raise UsageError(f"--input {visible(text)}: integers are drawn below 2^63 at most")
     return spec
+
+
+def _is_of_integers(dtype: str) -> bool:
+    """Whether a bound makes sense; a type that is not known here is torch's to judge."""
+    return dtype not in BY_NAME or BY_NAME[dtype].category == "integer"
+
+
+def _example(spec: TensorSpec) -> str:
+    return f"int64{list(spec.shape)}<{spec.bound}".replace(" ", "")

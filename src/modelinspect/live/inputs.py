@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from time import monotonic
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ __all__ = [
 
 _MOST_TRIED = 3
 """Failed guesses that an error names."""
+_LONGEST_TRIAL = 5.0
+"""Seconds after which no further guess is tried."""
 
 
 class Batch(NamedTuple):
@@ -150,7 +153,8 @@ class _Maker:
         return torch.randint(bound, spec.shape, generator=self._generator).to(dtype)
 
     def _bound(self) -> int:
-        sizes = [m.num_embeddings for m in self._module.modules() if isinstance(m, nn.Embedding)]
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        sizes = [m.num_embeddings for m in self._module.modules() if isinstance(m, kinds)]
         bound = min(sizes, default=2)
         why = "the smallest embedding" if sizes else "no embedding says more"
         self.notes.append(f"integers are drawn below {bound:,} ({why}); NAME=int64[…]<N says otherwise")
@@ -176,8 +180,10 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _float_of(module: nn.Module) -> torch.dtype:
-    """The type of the first floating-point parameter; float32 without one."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    """The type of the first floating-point parameter, else of the first complex one, else float32."""
+    types = [p.dtype for p in module.parameters()]
+    floats = [dtype for dtype in types if dtype.is_floating_point]
+    return next(iter(floats or [dtype for dtype in types if dtype.is_complex]), torch.float32)
 
 
 def _sized(args: tuple[Any, ...], kwargs: dict[str, Any], target: Any = None) -> Batch:
@@ -214,7 +220,10 @@ def inferred_inputs(
         batch = _sized(args, kwargs)
         return Prepared(batch, described(batch), origin)
     failures: list[str] = []
+    began = monotonic()
     for guess in guesses(module):
+        if failures and monotonic() - began > _LONGEST_TRIAL:
+            raise _nothing_runs(module, failures, f"not tried any longer than {_LONGEST_TRIAL:.0f} seconds")
         prepared = _tried(module, guess, seed, device, failures)
         if prepared is not None:
             return prepared
@@ -289,7 +298,7 @@ def _tried(
     return Prepared(batch, described(batch), guess.origin)
 
 
-def _nothing_runs(module: nn.Module, failures: Sequence[str]) -> DefinitionError:
+def _nothing_runs(module: nn.Module, failures: Sequence[str], *more_to_say: str) -> DefinitionError:
     more = len(failures) - _MOST_TRIED
     tried = [f"tried {failure}" for failure in failures[:_MOST_TRIED]]
     if more > 0:
@@ -298,7 +307,11 @@ def _nothing_runs(module: nn.Module, failures: Sequence[str]) -> DefinitionError
     takes = f"forward({', '.join(required)})" if required else "forward()"
     return DefinitionError(
         f"no input for {type(module).__name__} could be worked out",
-        details=(f"it is called as {visible(takes)}", *(tried or ["nothing in it says what it takes"])),
+        details=(
+            f"it is called as {visible(takes)}",
+            *(tried or ["nothing in it says what it takes"]),
+            *more_to_say,
+        ),
         hint="give one: --input 2x3x224x224 or --input 'ids=int64[2,128]<1000'; or add an example_input() "
         "to its file",
     )

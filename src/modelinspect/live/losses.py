@@ -82,6 +82,8 @@ class Loss:
             DefinitionError: It can't be computed, is no single number, or depends on no parameter.
         """
         if self._function is None:
+            # Outputs that come one by one are looked at twice: to choose, and to compute.
+            output = list(output) if isinstance(output, Iterator) else output
             self.described, self._function = self._suited(output, target)
         try:
             value: Any = self._function(output, target)
@@ -109,7 +111,7 @@ class Loss:
         raise UsageError(
             f"there is no loss {visible(name)!r}",
             details=(f"losses: {', '.join(known)}, file.py:fn",),
-            hint=did_you_mean(name, known),
+            hint=did_you_mean(name.removesuffix("Loss"), [*known, *_torchs_losses()]),
         )
 
     def _own(self, name: str) -> Function:
@@ -156,17 +158,24 @@ _SHORT = {"bce": "binary_cross_entropy", "bce_with_logits": "binary_cross_entrop
 
 
 def _known_losses() -> list[str]:
+    """As they can be spelt, the shorter of two ways."""
+    short = {spelt: name for name, spelt in _SHORT.items()}
+    return sorted(short.get(name, name.removesuffix("_loss")) for name in _torchs_losses())
+
+
+def _torchs_losses() -> list[str]:
     names = (name for name in vars(functional) if not name.startswith("_"))
-    return sorted(name for name in names if _takes_a_target(getattr(functional, name)))
+    return [name for name in names if _takes_a_target(getattr(functional, name))]
 
 
 def _takes_a_target(function: Any) -> bool:
-    """A loss of two tensors: what came out, and what should have."""
+    """A loss of two tensors, and no third: what came out, and what should have."""
     try:
-        names = list(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
-    return names[:2] == ["input", "target"]
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    return required == ["input", "target"]
 
 
 def _with_target(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
@@ -176,21 +185,26 @@ def _with_target(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
                 f"the loss {function.__name__} needs a target, and there is none",
                 hint="--data FILE brings one (--y says which); --loss sum, mean and probe need none",
             )
-        tensor = _the_output(output)
-        return function(*_fitted(tensor, target, function))
+        if not isinstance(target, Tensor):
+            raise UsageError(
+                f"the loss {function.__name__} takes one tensor as the target, and here it is "
+                f"{_shown(target)}",
+                hint="--y chooses one, or --loss file.py:fn is a function of yours that takes it as it is",
+            )
+        return function(*_fitted(_the_output(output), target, function))
 
     return loss
 
 
-def _fitted(output: Tensor, target: Any, function: Any) -> tuple[Tensor, Tensor]:
+def _fitted(output: Tensor, target: Tensor, function: Any) -> tuple[Tensor, Tensor]:
     """
     Output and target in shapes that go together; nothing is broadcast in silence.
 
     Raises:
         UsageError: They don't, and no rearrangement of the same elements does.
     """
-    if not isinstance(target, Tensor):
-        return output, target
+    if function in _OF_CLASS_NUMBERS:
+        return output, target if target.is_floating_point() else target.long()
     if function in (functional.cross_entropy, functional.nll_loss) and not target.is_floating_point():
         return _with_classes(output, target)
     if output.shape == target.shape:
@@ -203,13 +217,16 @@ def _fitted(output: Tensor, target: Any, function: Any) -> tuple[Tensor, Tensor]
     raise _dont_fit(output, target)
 
 
-_OF_OTHER_SHAPES = (functional.cross_entropy, functional.nll_loss, functional.multi_margin_loss)
+_OF_OTHER_SHAPES = (functional.cross_entropy, functional.nll_loss)
+_OF_CLASS_NUMBERS = (functional.multi_margin_loss, functional.multilabel_margin_loss)
 
 
 def _with_classes(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     target = target.long()
     if target.ndim == output.ndim and target.shape[-1:] == (1,):
         target = target.squeeze(-1)
+    if output.ndim == 1 and target.ndim == 0:  # one sample without the axis of a batch
+        return output, target
     if output.ndim == target.ndim + 1:
         if output.shape[0:1] + output.shape[2:] == target.shape:
             return output, target
