@@ -186,6 +186,81 @@ class Bare(nn.Module):
         return x @ self.weight
 
 
+class Coloured(nn.Module):
+    """Flattens images itself, and takes them apart before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3 * 8 * 8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, 8, 8) to (batch, 2)."""
+        batch, _, _, _ = images.shape
+        return self.one(images.reshape(batch, -1))  # type: ignore[no-any-return]
+
+
+class HeadFirst(nn.Module):
+    """Registers the layer that runs first behind three others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.two, self.three = nn.Linear(4, 2), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.first = nn.Embedding(9, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(batch, tokens) to (batch, tokens, 2)."""
+        return self.head(self.three(self.two(self.first(ids))))  # type: ignore[no-any-return]
+
+
+class BareBefore(nn.Module):
+    """A parameter goes before the only layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(7, 3))
+        self.one = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 7) to (batch, 1)."""
+        return self.one(x @ self.weight)  # type: ignore[no-any-return]
+
+
+class Towers(nn.Module):
+    """Two arguments of different widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 2), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(batch, 4) and (batch, 6) to (batch, 2)."""
+        return self.a(x) + self.b(y)  # type: ignore[no-any-return]
+
+
+class Labelled(nn.Module):
+    """Returns its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(batch, 4) and (batch,) to a number."""
+        return nn.functional.cross_entropy(self.one(x), labels)
+
+
+class Timed(nn.Module):
+    """Takes a step for each sample, by name only, and a mask that it inverts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.steps = nn.Linear(4, 4), nn.Embedding(10, 4)
+
+    def forward(self, x: Tensor, mask: Tensor, *, t: Tensor) -> Tensor:
+        """(batch, tokens, 4), (batch, tokens) and (batch,) to (batch, tokens, 4)."""
+        return self.one(x + self.steps(t.long())[:, None]).masked_fill(~mask[..., None], 0)  # type: ignore[no-any-return]
+
+
 MODULES: list[tuple[nn.Module, str, str]] = [
     (nn.Linear(13, 2), "float32[2, 13]", "in_features=13"),
     (nn.Sequential(nn.Flatten(), nn.Linear(13, 2)), "float32[2, 13]", "1 (Linear, in_features=13)"),
@@ -209,6 +284,15 @@ MODULES: list[tuple[nn.Module, str, str]] = [
     (LeNet(), "float32[2, 1, 28, 28]", "features.0 (Conv2d, in_channels=1)"),
     (TwoArguments(), "int64[2, 8], int64[2, 8]", "embedding (Embedding, num_embeddings=11)"),
     (Bare(), "float32[2, 5]", "the shapes of its parameters"),
+    (nn.GroupNorm(2, 6), "float32[2, 6]", "GroupNorm (num_channels=6)"),
+    (nn.InstanceNorm2d(3, affine=True), "float32[2, 3, 32, 32]", "num_features=3"),
+    (nn.Linear(3, 1, dtype=torch.complex64), "complex64[2, 3]", "in_features=3"),
+    (Coloured(), "float32[2, 3, 8, 8]", "one (Linear, in_features=192)"),
+    (HeadFirst(), "int64[2, 8]", "first (Embedding, num_embeddings=9)"),
+    (BareBefore(), "float32[2, 7]", "the shapes of its parameters"),
+    (Towers(), "float32[2, 4], float32[2, 6]", "a (Linear, in_features=4) and b (Linear, in_features=6)"),
+    (Labelled(), "float32[2, 4], int64[2]", "in_features=4"),
+    (Timed(), "float32[2, 8, 4], bool[2, 8], t=float32[2]", "in_features=4"),
 ]
 
 
@@ -250,7 +334,8 @@ def test_nothing_that_runs() -> None:
         inferred_inputs(Picky(), seed=0, device=CPU)
     text = str(caught.value)
     assert "no input for Picky could be worked out" in text
-    assert "tried float32[2, 4]: TypeError" in text
+    assert "it is called as forward(x, scale)" in text
+    assert "tried float32[2, 4], scale=float32[2, 4]: ValueError: not (2, 4) at" in text
     assert "--input 2x3x224x224" in text
 
 
@@ -343,6 +428,41 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
     "BertForMaskedLM": {"model_type": "bert", **TINY},
     "BertForQuestionAnswering": {"model_type": "bert", **TINY},
     "BertForTokenClassification": {"model_type": "bert", **TINY},
+    "BertForPreTraining": {"model_type": "bert", **TINY},
+    "BertForMultipleChoice": {"model_type": "bert", **TINY},
+    "BertForNextSentencePrediction": {"model_type": "bert", **TINY},
+    "BertForSequenceClassification": {
+        "model_type": "bert", "problem_type": "multi_label_classification", **TINY
+    },
+    "ElectraForPreTraining": {"model_type": "electra", "embedding_size": 8, **TINY},
+    "RobertaForMaskedLM": {"model_type": "roberta", "max_position_embeddings": 8, **TINY},
+    "GPT2ForSequenceClassification": {
+        "model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 60
+    },
+    "BartForSequenceClassification": {
+        "model_type": "bart", "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32, "vocab_size": 60, "max_position_embeddings": 32,
+    },
+    "ASTForAudioClassification": {
+        "model_type": "audio-spectrogram-transformer", "max_length": 64, "num_mel_bins": 32,
+        "patch_size": 8, "frequency_stride": 8, "time_stride": 8, **TINY,
+    },
+    "Speech2TextForConditionalGeneration": {
+        "model_type": "speech_to_text", "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32, "vocab_size": 60, "conv_channels": 16, "input_feat_per_channel": 20,
+        "max_source_positions": 60, "max_target_positions": 20,
+    },
+    "PatchTSTModel": {
+        "model_type": "patchtst", "num_input_channels": 2, "context_length": 16, "d_model": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16, "patch_length": 4,
+        "patch_stride": 4,
+    },
+    "EncoderDecoderModel": {
+        "model_type": "encoder-decoder", "encoder": {"model_type": "bert", **TINY},
+        "decoder": {"model_type": "bert", "is_decoder": True, "add_cross_attention": True, **TINY},
+    },
     "Qwen2ForCausalLM": {"model_type": "qwen2", "num_key_value_heads": 1, **TINY},
     "ViTModel": {"model_type": "vit", "image_size": 32, "patch_size": 8, **TINY},
     "WhisperForConditionalGeneration": {

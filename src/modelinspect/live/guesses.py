@@ -7,12 +7,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from math import isqrt
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase  # of batches, also synchronised ones, and of instances
 
 from modelinspect.errors import visible
-from modelinspect.live.input_spec import Literal, TensorSpec
+from modelinspect.live.input_spec import TensorSpec
 
 __all__ = ["Guess", "guesses"]
 
@@ -20,14 +22,22 @@ _BATCH = 2
 _IMAGE_SIZES = (32, 28, 64, 96, 128, 224, 299, 256, 512)
 _LENGTHS = (32, 128, 1024, 16_000)
 _VOLUMES = (16, 32, 64)
+_SMALLEST_IMAGE = 4
 _TOKENS = 8
+_FIRST = 3
+"""Layers that are tried whatever their kind."""
 Shapes = tuple[tuple[int, ...], ...]
+_Found = tuple[str, Sequence[Shapes], "int | None"]
+"""What a layer says; shapes to try, each one or more arguments; a bound for integers."""
+_Layer = tuple[str, nn.Module, _Found]
+"""Its path, itself, and what it says."""
 
 
 class Guess(NamedTuple):
-    """Positional arguments to try, and what speaks for them."""
+    """Arguments to try, and what speaks for them."""
 
-    args: tuple[TensorSpec | Literal, ...]
+    args: tuple[TensorSpec, ...]
+    kwargs: dict[str, TensorSpec]
     origin: str
 
 
@@ -37,20 +47,36 @@ def guesses(module: nn.Module) -> Iterator[Guess]:
 
     Args:
         module: Looked at in the order of registration: the first layer that says what it
-            takes is most often the first that runs.
+            takes is most often the first that runs. After the first three come the first
+            ones of other kinds: a head may have been registered before the embedding.
     """
     yield from _kept_size(module)
-    names = _required(module)
-    layers = [(path, layer) for path, layer in module.named_modules() if _shapes_of(layer) is not None]
-    for path, layer in layers[:3]:
-        found = _shapes_of(layer)
-        assert found is not None
-        said, shapes, bound = found
-        where = f"{visible(path)} ({type(layer).__name__}, {said})" if path else said
+    takes = _Takes(module)
+    layers = [
+        (path, layer, found)
+        for path, layer in module.named_modules()
+        if (found := _shapes_of(layer)) is not None
+    ]
+    for path, layer, (said, shapes, bound) in _likely(layers):
+        where = _where(path, layer, said)
         for several in shapes:
-            yield Guess(_arguments(names, several, bound), f"worked out from {where}")
-    if not layers:
-        yield from _by_parameters(module, names)
+            yield from takes.guesses(several, bound, f"worked out from {where}")
+    yield from _by_several_layers(takes, layers)
+    yield from _by_parameters(module, takes)
+
+
+def _where(path: str, layer: nn.Module, said: str) -> str:
+    kind = type(layer).__name__
+    return f"{visible(path)} ({kind}, {said})" if path else f"{kind} ({said})"
+
+
+def _likely(layers: Sequence[_Layer]) -> Iterator[_Layer]:
+    yield from layers[:_FIRST]
+    kinds = {type(layer) for _, layer, _ in layers[:_FIRST]}
+    for path, layer, found in layers[_FIRST:]:
+        if type(layer) not in kinds:
+            kinds.add(type(layer))
+            yield path, layer, found
 
 
 def _kept_size(module: nn.Module) -> Iterator[Guess]:
@@ -58,55 +84,101 @@ def _kept_size(module: nn.Module) -> Iterator[Guess]:
     for name in ("pretrained_cfg", "default_cfg"):
         size = (getattr(module, name, None) or {}).get("input_size")
         if isinstance(size, (tuple, list)) and all(isinstance(length, int) for length in size):
-            yield Guess((TensorSpec("", (_BATCH, *size)),), f"input_size in {name} of the model")
+            yield Guess((TensorSpec("", (_BATCH, *size)),), {}, f"input_size in {name} of the model")
 
 
-def _required(module: nn.Module) -> list[str]:
-    """Positional arguments of forward that have no default; at least one."""
-    try:
-        parameters = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):
-        return ["input"]
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [p for p in parameters if p.kind in kinds]
-    required = [p.name for p in positional if p.default is p.empty]
-    return required or [p.name for p in positional[:1]] or ["input"]
-
+# ------------------------------------------------------------------- arguments
 
 _INTEGERS = re.compile(r"(^|_)(ids?|tokens?|indices|index|idx)$")
+_LABELS = re.compile(r"(^|_)(labels?|targets?|y)$")
+_ONE_A_SAMPLE = re.compile(r"^(t|times?|timesteps?|steps?|lengths?|lens?)$|_(timesteps?|lengths?|lens?)$")
 _MASK = re.compile(r"mask")
 
 
-def _arguments(names: Sequence[str], shapes: Shapes, bound: int | None) -> tuple[TensorSpec | Literal, ...]:
-    """A tensor for each argument: the layer's own shapes first, the last of them again for what is left."""
-    arguments: list[TensorSpec | Literal] = []
-    for place, name in enumerate(names):
-        shape = shapes[min(place, len(shapes) - 1)]
-        if bound is not None:
-            arguments.append(TensorSpec("int64", shape, bound))
-        elif place and _MASK.search(name):
-            arguments.append(TensorSpec("", shape[:2], fill="ones"))
-        elif place and _INTEGERS.search(name):
-            arguments.append(TensorSpec("int64", shape[:2], 2))
-        else:
-            arguments.append(TensorSpec("", shape))
-    return tuple(arguments)
+class _Takes:
+    """The arguments that a model's forward can't do without; at least one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        try:
+            parameters = list(inspect.signature(module.forward).parameters.values())
+        except (TypeError, ValueError):
+            parameters = []
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        required = [p.name for p in positional if p.default is p.empty]
+        by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        if not required and not by_name:
+            required = [p.name for p in positional[:1]] or ["input"]
+        self.names = [*required, *by_name]
+        self._positional = len(required)
+
+    def guess(self, values: Sequence[TensorSpec], origin: str) -> Guess:
+        """A value for each argument."""
+        count = self._positional
+        return Guess(tuple(values[:count]), dict(zip(self.names[count:], values[count:])), origin)
+
+    def guesses(self, shapes: Shapes, bound: int | None, origin: str) -> Iterator[Guess]:
+        """
+        By the names of the arguments, in the two ways that names can be read; then all alike.
+
+        Args:
+            shapes: Of the first arguments; the last of them also for those that are left.
+            bound: Of the integers that they are; None: they are floats.
+            origin: Said of each guess.
+        """
+        alike = [shapes[min(place, len(shapes) - 1)] for place in range(len(self.names))]
+        plain = [TensorSpec("", s) if bound is None else TensorSpec("int64", s, bound) for s in alike]
+        ways = [[value, value] for value in plain]
+        for place, name in enumerate(self.names[1:], 1):
+            ways[place] = _by_name(name, plain[place]) or ways[place]
+        for values in _unique([[way[0] for way in ways], [way[1] for way in ways], plain]):
+            yield self.guess(values, origin)
 
 
-def _by_parameters(module: nn.Module, names: Sequence[str]) -> Iterator[Guess]:
-    """Nothing but bare parameters: an axis of one may be what the input must have."""
-    lengths = dict.fromkeys(
-        length for p in module.parameters() if p.ndim > 0 for length in (p.shape[0], p.shape[-1])
-    )
-    for length in list(lengths)[:4] or [8]:
+def _unique(candidates: list[list[TensorSpec]]) -> list[list[TensorSpec]]:
+    return [values for place, values in enumerate(candidates) if values not in candidates[:place]]
+
+
+def _by_name(name: str, plain: TensorSpec) -> list[TensorSpec] | None:
+    """Two ways to read the name of an argument that is not the first; None where it says nothing."""
+    name, short, batch = name.strip("_").lower(), plain.shape[:2], plain.shape[:1]
+    if _MASK.search(name):
+        return [plain._replace(shape=short, bound=None, fill="ones"), TensorSpec("bool", short, fill="ones")]
+    if _ONE_A_SAMPLE.search(name):
+        return [TensorSpec("int64", batch, fill="ones"), TensorSpec("", batch)]
+    if _LABELS.search(name):
+        classes = TensorSpec("int64", batch, 2)
+        return [classes, TensorSpec("", (*batch, 1))] if plain.bound is None else [plain, classes]
+    if _INTEGERS.search(name) and plain.bound is None:
+        return [TensorSpec("int64", short, 2), TensorSpec("int64", batch, 2)]
+    return None
+
+
+def _by_several_layers(takes: _Takes, layers: Sequence[_Layer]) -> Iterator[Guess]:
+    """Each of several arguments from a layer of its own, in the order of registration."""
+    count = len(takes.names)
+    if count < 2 or len(layers) < count:
+        return
+    values, places = [], []
+    for path, layer, (said, shapes, bound) in layers[:count]:
+        shape = shapes[0][0]
+        values.append(TensorSpec("", shape) if bound is None else TensorSpec("int64", shape, bound))
+        places.append(_where(path, layer, said))
+    yield takes.guess(values, f"worked out from {' and '.join(places)}")
+
+
+def _by_parameters(module: nn.Module, takes: _Takes) -> Iterator[Guess]:
+    """By bare parameters, those of no layer: an axis of one may be what the input must have."""
+    bare = [
+        p for part in module.modules() if _shapes_of(part) is None for p in part.parameters(recurse=False)
+    ]
+    known = any(_shapes_of(part) is not None for part in module.modules())
+    lengths = dict.fromkeys(length for p in bare if p.ndim > 0 for length in (p.shape[0], p.shape[-1]))
+    for length in list(lengths)[:4] or ([] if known else [8]):
         for shape in ((_BATCH, length), (length,), (_BATCH, _TOKENS, length)):
-            yield Guess(_arguments(names, (shape,), None), "worked out from the shapes of its parameters")
+            yield from takes.guesses((shape,), None, "worked out from the shapes of its parameters")
 
 
 # ---------------------------------------------------------------------- layers
-
-_Found = tuple[str, Sequence[Shapes], "int | None"]
-"""What the layer says; shapes to try, each one or more arguments; a bound for integers."""
 
 
 def _shapes_of(layer: nn.Module) -> _Found | None:
@@ -118,7 +190,14 @@ def _shapes_of(layer: nn.Module) -> _Found | None:
 
 def _features(layer: Any) -> _Found:
     n = layer.in_features
-    return f"in_features={n}", [((_BATCH, n),), ((_BATCH, _TOKENS, n),), ((n,),)], None
+    images = [((_BATCH, *image),) for image in _images_of(n)]
+    return f"in_features={n}", [((_BATCH, n),), ((_BATCH, _TOKENS, n),), ((n,),), *images], None
+
+
+def _images_of(pixels: int) -> list[tuple[int, int, int]]:
+    """Square images, grey or coloured, that are flattened to so many numbers."""
+    sides = ((channels, isqrt(pixels // channels)) for channels in (1, 3))
+    return [(c, side, side) for c, side in sides if side >= _SMALLEST_IMAGE and c * side * side == pixels]
 
 
 def _bilinear(layer: Any) -> _Found:
@@ -157,9 +236,10 @@ def _norm(layer: Any) -> _Found:
 
 
 def _batch_norm(layer: Any) -> _Found:
-    n = layer.num_features
+    n = getattr(layer, "num_features", None) or layer.num_channels
     shapes = [((_BATCH, n, *[size] * axes),) for axes, size in ((0, 0), (1, 32), (2, 32), (3, 8))]
-    return f"num_features={n}", shapes, None
+    said = "num_channels" if isinstance(layer, nn.GroupNorm) else "num_features"
+    return f"{said}={n}", shapes, None
 
 
 def _attention(layer: Any) -> _Found:
@@ -202,5 +282,5 @@ _LOOKS: tuple[tuple[Any, Callable[[Any], _Found]], ...] = (
     (nn.RNNCellBase, _cell),
     (nn.LayerNorm, _norm),
     (nn.RMSNorm, _norm),
-    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    ((_NormBase, nn.GroupNorm), _batch_norm),
 )

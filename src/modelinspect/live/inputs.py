@@ -278,7 +278,7 @@ def _tried(
 ) -> Prepared | None:
     maker = _Maker(module, seed)
     args = tuple(maker.value(spec) for spec in guess.args)
-    batch = _sized(args, {})
+    batch = _sized(args, {name: maker.value(spec) for name, spec in guess.kwargs.items()})
     # A lazy module is fixed by what it is first run with: it is not run to try things out.
     if any(is_lazy(parameter) for parameter in module.parameters()):
         return Prepared(batch, described(batch), guess.origin)
