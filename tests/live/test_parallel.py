@@ -69,6 +69,7 @@ def test_ddp_is_what_torchrun_gets_if_nothing_is_said() -> None:
 
 
 SCRIPT = """
+import os
 import sys
 import torch
 from torch import distributed, nn
@@ -91,7 +92,9 @@ with mi.watch(model, sys.argv[1], every=2):
         optimizer.zero_grad()
         model(x[rank * 3 : rank * 3 + 3]).square().mean().backward()
         optimizer.step()
+distributed.barrier()
 distributed.destroy_process_group()
+os._exit(0)  # threads of process groups may abort a process that takes things down in order
 """
 
 

@@ -9,6 +9,7 @@ Then both save a sharded model.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -295,7 +296,9 @@ def _main(rank: str, folder: Path) -> None:
     found = {name: measured(case(mesh)) for name, case in CASES.items()}
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     _save(mesh, folder)
+    distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # threads of process groups may abort a process that takes things down in order
 
 
 if __name__ == "__main__":

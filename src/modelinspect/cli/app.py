@@ -97,4 +97,9 @@ def main() -> NoReturn:
     if "modelinspect.live" in sys.modules:
         # A definition's own code ran here; what it prints at exit is not part of the result.
         os.dup2(2, 1)
+        if "RANK" in os.environ:
+            # Of several processes: the threads of process groups that are still there when
+            # C++ takes things down may abort one, and torchrun then reports a failure.
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code)

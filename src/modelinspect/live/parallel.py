@@ -42,6 +42,8 @@ def processes(recipe: Recipe) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         yield
+        # Nobody leaves while another one still needs it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
