@@ -214,10 +214,11 @@ def command(
 
 def _check_early(target: str, plot: str | None, output: str | None, every: int | None) -> None:
     """What can be told before a model is built and trained for it."""
-    from modelinspect.writers.atomic import check_folder
+    if plot is not None or output is not None:
+        from modelinspect.writers.atomic import check_folder
 
-    for path in filter(None, (plot, output)):
-        check_folder(path)
+        for path in filter(None, (plot, output)):
+            check_folder(path)
     if plot is not None:
         from modelinspect.render.to_plot import check_plot
 
