@@ -1,0 +1,142 @@
+"""
+What a transplant is going to do: which tensors of a target come from which of a source.
+
+A plan holds an assignment a target tensor. People read, edit and review it as rows of
+patterns (:mod:`modelinspect.transplant.patterns`), so that 100,000 tensors are a page.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from modelinspect.display import Displayed
+from modelinspect.tensors import ParameterTable
+from modelinspect.transplant.transforms import Step, show_steps
+
+__all__ = ["Assignment", "Doubt", "Hint", "Label", "Missing", "Piece", "Plan", "Side", "Unused"]
+
+Label = Literal["certain", "likely", "ambiguous", "proven"]
+"""``certain``: shape, role and structure leave one reading, or a person said so. ``likely``:
+names or order decide among readings that shapes allow. ``ambiguous``: the evidence does not
+separate them; the assignment is the first of the candidates. ``proven``: both models were run."""
+
+
+class Piece(NamedTuple):
+    """One source tensor and what is done to it before it is joined to others."""
+
+    name: str
+    """Name in the source; empty for a constant, which ``zeros`` makes."""
+    steps: tuple[Step, ...] = ()
+
+
+class Assignment(NamedTuple):
+    """Where one target tensor comes from."""
+
+    target: str
+    pieces: tuple[Piece, ...]
+    """Mostly one. Several are joined by the first of ``steps``, a ``cat`` or a ``stack``."""
+    steps: tuple[Step, ...] = ()
+    """After the pieces are joined."""
+    label: Label = "certain"
+    reason: str = ""
+    """Why, as a part of a sentence: ``the only tensor of this shape in its block``."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the source's tensors, constants left out."""
+        return tuple(piece.name for piece in self.pieces if piece.name)
+
+    @property
+    def transform(self) -> str:
+        """All steps in words; empty where the tensor is taken as it is."""
+        own = {show_steps(piece.steps) for piece in self.pieces}
+        lead = own.pop() if len(own) == 1 else "; ".join(show_steps(piece.steps) for piece in self.pieces)
+        return " | ".join(filter(None, (lead, show_steps(self.steps))))
+
+    @property
+    def is_copy(self) -> bool:
+        """True: the bytes of one source tensor, as they are."""
+        return len(self.pieces) == 1 and not self.pieces[0].steps and not self.steps
+
+
+class Doubt(NamedTuple):
+    """Targets whose candidates the evidence does not separate."""
+
+    targets: tuple[str, ...]
+    candidates: tuple[str, ...]
+    """Names in the source that fit each of the targets."""
+    settle: str
+    """What would settle it, e.g. ``--map 'a.q.*=b.wq.*'``."""
+
+
+class Missing(NamedTuple):
+    """A target tensor that gets nothing."""
+
+    name: str
+    shape: tuple[int, ...]
+    why: str
+    is_made: bool = False
+    """True: the target makes it itself (masks, position ids, counters): nothing is amiss."""
+
+
+class Unused(NamedTuple):
+    """A source tensor that goes nowhere."""
+
+    name: str
+    shape: tuple[int, ...]
+    why: str
+
+
+class Hint(NamedTuple):
+    """What a person said: ``source=target``, two globs whose stars stand for the same."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two sides as the matcher sees it."""
+
+    table: ParameterTable
+    is_ordered: bool = True
+    """The order of the rows is that of registration; False where the writer sorted."""
+    facts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Dotted path of a module to whole-number attributes that say how its weights lie:
+    ``num_heads``, ``head_dim`` … Empty for files."""
+
+
+@dataclass(frozen=True)
+class Plan(Displayed):
+    """
+    A source and a target side by side: what goes where, and what does not.
+    """
+
+    source: ParameterTable = field(repr=False)
+    target: ParameterTable = field(repr=False)
+    assignments: tuple[Assignment, ...] = field(repr=False)
+    """In the target's order; a tied target tensor has an assignment under each name."""
+    missing: tuple[Missing, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """True: every tensor that the target expects gets one."""
+        return all(each.is_made for each in self.missing)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """True: the evidence leaves something open."""
+        return any(each.label == "ambiguous" for each in self.assignments)
+
+    @property
+    def labels(self) -> Mapping[Label, int]:
+        """How many assignments carry each label, the surest first."""
+        order: Sequence[Label] = ("proven", "certain", "likely", "ambiguous")
+        found = [each.label for each in self.assignments]
+        return {label: found.count(label) for label in order if label in found}
