@@ -1,0 +1,107 @@
+"""
+Which tensor of a target comes from which of a source: the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from modelinspect.tensors import ParameterTable, TensorInfo
+from modelinspect.transplant.links import Link, Result
+from modelinspect.transplant.plan import Assignment, Doubt, Hint, Missing, Piece, Plan, Side, Unused
+from modelinspect.transplant.regions import Solver
+from modelinspect.transplant.scoring import natural
+from modelinspect.transplant.trees import Forms, Node, build_tree
+
+__all__ = ["match"]
+
+
+def match(
+    source: Side,
+    target: Side,
+    *,
+    hints: Sequence[Hint] = (),
+    values: Callable[[str], object] | None = None,
+) -> Plan:
+    """
+    A plan that fills a target's tensors with a source's.
+
+    Args:
+        source: Whose tensors are offered.
+        target: Whose tensors are to be filled.
+        hints: What a person knows; taken as certain.
+        values: Reads a tensor of the source by name, where values settle a doubt.
+
+    Returns:
+        An assignment for each target tensor that has one; what is missing, unused, in doubt.
+    """
+    forms = Forms()
+    ours, our_ties = _distinct(source)
+    theirs, their_ties = _distinct(target)
+    source_tree, target_tree = build_tree(ours, forms), build_tree(theirs, forms)
+    solver = Solver(ordered=(source.is_ordered, target.is_ordered))
+    result = solver.solve(source_tree, target_tree)
+    return _plan(source, target, source_tree, target_tree, result, their_ties)
+
+
+def _distinct(side: Side) -> tuple[list[TensorInfo], dict[str, list[str]]]:
+    """The tensors of a side, each once; and the further names of those that have several."""
+    tied = side.table.tied_to
+    rows = [row for row in side.table if row.persistent is not False and row.name not in tied]
+    if not side.is_ordered:
+        rows.sort(key=lambda row: natural(row.name))
+    others: dict[str, list[str]] = {}
+    for name, first in tied.items():
+        others.setdefault(first, []).append(name)
+    return rows, others
+
+
+def _plan(
+    source: Side, target: Side, ours: Node, theirs: Node, result: Result, ties: Mapping[str, list[str]]
+) -> Plan:
+    source_leaves, target_leaves = list(ours.leaves()), list(theirs.leaves())
+    made = {}
+    for link in result.links:
+        made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
+    assignments = []
+    for row in target.table:
+        first = target.table.tied_to.get(row.name, row.name)
+        if first in made:
+            assignments.append(made[first]._replace(target=row.name))
+    filled = {each.target for each in assignments}
+    used = {name for each in assignments for name in each.sources}
+    return Plan(
+        source.table,
+        target.table,
+        tuple(assignments),
+        tuple(
+            _missing(row) for row in target.table if row.name not in filled and row.persistent is not False
+        ),
+        tuple(
+            Unused(row.name, row.shape, "nothing in the target takes it")
+            for row in source.table
+            if source.table.tied_to.get(row.name, row.name) not in used
+        ),
+        tuple(
+            Doubt(
+                tuple(target_leaves[at].path for at in targets),
+                tuple(source_leaves[at].path for at in sources),
+                "a hint",
+            )
+            for targets, sources in result.doubts
+        ),
+    )
+
+
+def _assignment(link: Link, sources: Sequence[Node], targets: Sequence[Node]) -> Assignment:
+    pieces = tuple(Piece(sources[at].path if at >= 0 else "", steps) for at, steps in link.pieces)
+    return Assignment(targets[link.target].path, pieces, link.steps, link.label, link.reason)
+
+
+def _missing(row: TensorInfo) -> Missing:
+    return Missing(row.name, row.shape, "nothing in the source fits", is_made=_is_made(row))
+
+
+def _is_made(row: TensorInfo) -> bool:
+    """Masks, counters and tables that a module makes itself."""
+    return row.kind == "buffer" and not row.name.rpartition(".")[2].startswith("running_")

@@ -1,0 +1,62 @@
+"""
+How one tensor's elements become another's of the same size, if there is one way to see.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from modelinspect.transplant.transforms import Step
+from modelinspect.transplant.trees import Node
+
+__all__ = ["how", "reshaped"]
+
+Shape = tuple[int, ...]
+
+
+def how(source: Node, target: Node) -> tuple[Step, ...] | None:
+    """
+    The steps from a source tensor to a target tensor; None if the shapes show none.
+
+    A matrix whose sides are exchanged is transposed; axes of length 1, and axes that are
+    one axis on the other side, are reshaped. Square matrices are taken as they are: see
+    :mod:`modelinspect.transplant.turning` for what their siblings say.
+    """
+    if source.role != target.role and "count" in (source.role, target.role):
+        return None
+    return reshaped(source.shape, target.shape)
+
+
+def reshaped(ours: Shape, theirs: Shape) -> tuple[Step, ...] | None:
+    """Steps from shape to shape: none, a transposition, a reshape, or both."""
+    if ours == theirs:
+        return ()
+    if prod(ours) != prod(theirs):
+        return None
+    small, other = _squeezed(ours), _squeezed(theirs)
+    if small == other or _are_merged(small, other):
+        return (Step("reshape", theirs),)
+    if len(small) == 2 and small[::-1] == other:
+        turn: tuple[Step, ...] = (Step("transpose"),) if len(ours) == 2 else ()
+        if not turn:
+            turn = (Step("reshape", small), Step("transpose"))
+        return turn if other == theirs else (*turn, Step("reshape", theirs))
+    return None
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return tuple(length for length in shape if length != 1)
+
+
+def _are_merged(ours: Shape, theirs: Shape) -> bool:
+    """Is one shape the other with neighbouring axes put together?"""
+    long, short = (ours, theirs) if len(ours) >= len(theirs) else (theirs, ours)
+    at = 0
+    for length in short:
+        total = 1
+        while total < length and at < len(long):
+            total *= long[at]
+            at += 1
+        if total != length:
+            return False
+    return at == len(long)

@@ -1,0 +1,355 @@
+"""
+Two subtrees that are known to correspond: which of their parts do?
+
+Both are taken apart from the top, the largest parts first, until parts of equal content lie
+on both sides: so it does not matter how either author nested them. What content leaves open is
+settled by numbers, names and neighbours, and says how sure that is.
+
+Results are in ranks of tensors relative to the two subtrees and kept by form, so that a block
+is solved once, however often it is repeated.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from modelinspect.transplant.assignment import assign, margins
+from modelinspect.transplant.combining import combine
+from modelinspect.transplant.links import Link, Result, weaker
+from modelinspect.transplant.orientation import how
+from modelinspect.transplant.plan import Label
+from modelinspect.transplant.scoring import Scorer, name_score, natural
+from modelinspect.transplant.trees import Node, template_of
+
+__all__ = ["Solver"]
+
+_SURE = 1.0
+_DOUBTFUL = 0.3
+_ENOUGH = 0.7
+"""Score that a pair needs where some of its group must stay alone."""
+_LARGEST_TABLE = 80
+
+
+class _Group(NamedTuple):
+    """Nodes of equal content on both sides, each of which may go with each."""
+
+    sources: list[Node]
+    targets: list[Node]
+    is_exact: bool
+    """Equal roles and shapes; else as many elements."""
+
+
+class _Pair(NamedTuple):
+    source: Node
+    target: Node
+    label: Label
+    reason: str
+    rivals: tuple[Node, ...] = ()
+
+
+class Solver:
+    """
+    Matches subtrees of a source with subtrees of a target.
+    """
+
+    def __init__(self, *, ordered: tuple[bool, bool]) -> None:
+        self.ordered = ordered
+        self._known: dict[tuple[int, int], Result] = {}
+
+    def solve(self, source: Node, target: Node) -> Result:
+        """
+        What goes where in two subtrees that correspond.
+
+        Returns:
+            Ranks of tensors, relative to the first of each subtree.
+        """
+        form = (source.form, target.form)
+        known = self._known.get(form)
+        if known is None:
+            known = self._known[form] = self._solved(source, target)
+        return known
+
+    def _solved(self, source: Node, target: Node) -> Result:
+        if source.is_leaf and target.is_leaf:
+            steps = how(source, target)
+            if steps is None:
+                return Result((), (0,), (0,))
+            return Result((Link(((0, steps),), 0),), (), ())
+        region = _Region(self, source, target)
+        return region.result()
+
+
+class _Region:
+    """One pair of subtrees, while it is being solved."""
+
+    def __init__(self, solver: Solver, source: Node, target: Node) -> None:
+        self.solver = solver
+        self.source, self.target = source, target
+        self.scorer = Scorer(source, target, ordered=solver.ordered)
+        self.is_whole = source.key == target.key
+        self.links: list[Link] = []
+        self.doubts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        self.left_sources: list[Node] = []
+        self.left_targets: list[Node] = []
+
+    def result(self) -> Result:
+        """Take both apart, pair what is equal, combine what is left."""
+        groups, rest_sources, rest_targets = self._parts()
+        self.left_sources += rest_sources
+        self.left_targets += rest_targets
+        for group in sorted(groups, key=_difficulty):
+            for pair in self._pairs(group):
+                self._take(pair)
+        made = combine(self.left_sources, self.left_targets, self.scorer)
+        used = {id(node) for each in made for node, _ in each.pieces}
+        filled = {id(each.target) for each in made}
+        for each in made:
+            pieces = tuple((node.start - self.source.start, steps) for node, steps in each.pieces)
+            self.links.append(
+                Link(pieces, each.target.start - self.target.start, each.steps, each.label, each.reason)
+            )
+        return Result(
+            tuple(self.links),
+            tuple(n.start - self.source.start for n in self.left_sources if id(n) not in used),
+            tuple(n.start - self.target.start for n in self.left_targets if id(n) not in filled),
+            tuple(self.doubts),
+        )
+
+    # ----------------------------------------------------------------- taking apart
+
+    def _parts(self) -> tuple[list[_Group], list[Node], list[Node]]:
+        """Groups of equal parts, and the tensors that have no equal."""
+        waiting: list[tuple[int, int, int, Node]] = []
+        sides = (self.source, self.target)
+        for side, root in enumerate(sides):
+            for node in root.children or [root]:
+                heapq.heappush(waiting, (-node.size, side, node.start * 64 + node.depth, node))
+        groups: list[_Group] = []
+        alone: tuple[list[Node], list[Node]] = ([], [])
+        while waiting:
+            size = waiting[0][0]
+            level: tuple[list[Node], list[Node]] = ([], [])
+            while waiting and waiting[0][0] == size:
+                _, side, _, node = heapq.heappop(waiting)
+                level[side].append(node)
+            found, rest = _equal_parts(level, self)
+            groups += found
+            for side in (0, 1):
+                for node in rest[side]:
+                    if node.is_leaf:
+                        alone[side].append(node)
+                    for child in node.children:
+                        heapq.heappush(waiting, (-child.size, side, child.start * 64 + child.depth, child))
+        return groups, alone[0], alone[1]
+
+    # --------------------------------------------------------------------- pairing
+
+    def _pairs(self, group: _Group) -> Iterator[_Pair]:
+        sources, targets = group.sources, group.targets
+        if len(sources) == len(targets) == 1:
+            pair = self._only(sources[0], targets[0], group.is_exact)
+            if pair is not None:
+                yield pair
+                return
+            self._leave(sources, targets)
+            return
+        if len(sources) == len(targets):
+            in_order = self._in_order(sources, targets)
+            if in_order is not None:
+                yield from in_order
+                return
+        yield from self._by_score(sources, targets)
+
+    def _only(self, source: Node, target: Node, is_exact: bool) -> _Pair | None:
+        """The one node of its content on each side."""
+        score = name_score(source.below(self.source), target.below(self.target))
+        if self.is_whole and is_exact:
+            return _Pair(source, target, "certain", "the only one of its shape there")
+        if score < -1.0 and not (is_exact and source.count > _MANY):
+            return None
+        if score > _ENOUGH or source.count > _MANY:
+            return _Pair(source, target, "certain", "the only one of its shape there, and the names agree")
+        return _Pair(source, target, "likely", "the only one of its shape there")
+
+    def _in_order(self, sources: Sequence[Node], targets: Sequence[Node]) -> list[_Pair] | None:
+        """Lists of equal length, such as the blocks of a network: by their numbers."""
+        ours, theirs = _lists(sources, self.source), _lists(targets, self.target)
+        if sorted(map(len, ours.values())) != sorted(map(len, theirs.values())):
+            return None
+        if len(ours) == len(sources) > 1:  # no lists at all
+            return None
+        left, right = list(ours.values()), list(theirs.values())
+        scores = [[self._list_score(a, b) for b in right] for a in left]
+        chosen = assign(scores)
+        losses, rivals = margins(scores, chosen)
+        pairs = []
+        for at, column in enumerate(chosen):
+            a, b = left[at], right[column]
+            if len(a) != len(b):
+                return None
+            label, reason = _judged(losses[at] if len(left) > 1 else float("inf"))
+            if len(left) == 1:
+                label, reason = "certain", "in the order of their numbers"
+            if len(a) > 1 and self._is_reversed(a, b):
+                b = b[::-1]  # noqa: PLW2901
+                label, reason = weaker((label, reason), ("likely", "in reversed order of their numbers"))
+            rival = left[_row_of(chosen, rivals[at])] if label == "ambiguous" and rivals[at] >= 0 else []
+            pairs += [
+                _Pair(s, t, label, reason, tuple(rival[n : n + 1])) for n, (s, t) in enumerate(zip(a, b))
+            ]
+        return pairs
+
+    def _list_score(self, ours: Sequence[Node], theirs: Sequence[Node]) -> float:
+        if len(ours) != len(theirs):
+            return -100.0
+        score = name_score(ours[0].below(self.source), theirs[0].below(self.target))
+        near = self.scorer.neighbours.closeness
+        score += 4.0 * sum(near(s, t) for s, t in zip(ours, theirs)) / len(ours)
+        return score
+
+    def _is_reversed(self, ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
+        near = self.scorer.neighbours.closeness
+        straight = sum(near(s, t) for s, t in zip(ours, theirs))
+        reverse = sum(near(s, t) for s, t in zip(ours, reversed(theirs)))
+        return reverse > straight + 1e-9
+
+    def _by_score(self, sources: Sequence[Node], targets: Sequence[Node]) -> Iterator[_Pair]:
+        """One by one, by names, neighbours and order."""
+        if max(len(sources), len(targets)) > _LARGEST_TABLE:
+            sources, targets = self._sorted(sources, targets)
+        scores = self.scorer.table(sources, targets)
+        is_turned = len(sources) > len(targets)
+        if is_turned:
+            scores = [list(line) for line in zip(*scores)]
+        chosen = assign(scores)
+        losses, rivals = margins(scores, chosen)
+        taken_sources, taken_targets = set(), set()
+        is_even = len(sources) == len(targets)
+        for row, column in enumerate(chosen):
+            at, to = (column, row) if is_turned else (row, column)
+            if not is_even and scores[row][column] < _ENOUGH:
+                continue
+            taken_sources.add(at)
+            taken_targets.add(to)
+            label, reason = _judged(losses[row])
+            rival: tuple[Node, ...] = ()
+            if label == "ambiguous" and rivals[row] >= 0:
+                other = rivals[row] if is_turned else _row_of(chosen, rivals[row])
+                rival = (sources[other],) if 0 <= other < len(sources) else ()
+            yield _Pair(sources[at], targets[to], label, reason, rival)
+        self._leave(
+            [node for at, node in enumerate(sources) if at not in taken_sources],
+            [node for at, node in enumerate(targets) if at not in taken_targets],
+        )
+
+    def _sorted(
+        self, sources: Sequence[Node], targets: Sequence[Node]
+    ) -> tuple[Sequence[Node], Sequence[Node]]:
+        """Too many for a table: the first ones in natural order; the rest is left."""
+        ours = sorted(sources, key=lambda node: natural(node.path))
+        theirs = sorted(targets, key=lambda node: natural(node.path))
+        self._leave(ours[_LARGEST_TABLE:], theirs[_LARGEST_TABLE:])
+        return ours[:_LARGEST_TABLE], theirs[:_LARGEST_TABLE]
+
+    def _leave(self, sources: Iterable[Node], targets: Iterable[Node]) -> None:
+        for node in sources:
+            self.left_sources += node.leaves()
+        for node in targets:
+            self.left_targets += node.leaves()
+
+    # ------------------------------------------------------------------- composing
+
+    def _take(self, pair: _Pair) -> None:
+        """A pair's own result becomes part of this one."""
+        inner = self.solver.solve(pair.source, pair.target)
+        if 2 * len(inner.links) < min(pair.source.count, pair.target.count) and not inner.links:
+            self._leave([pair.source], [pair.target])
+            return
+        self.scorer.neighbours.add(pair.source, pair.target)
+        here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
+        for link in inner.links:
+            label, reason = weaker((link.label, link.reason), (pair.label, pair.reason))
+            pieces = tuple((at + here, steps) for at, steps in link.pieces)
+            self.links.append(Link(pieces, link.target + there, link.steps, label, reason))
+        self.doubts += [
+            (tuple(at + there for at in targets), tuple(at + here for at in sources))
+            for targets, sources in inner.doubts
+        ]
+        if pair.label == "ambiguous":
+            rivals = [pair.source, *pair.rivals]
+            self.doubts.append(((there,), tuple(node.start - self.source.start for node in rivals)))
+        leaves_source, leaves_target = list(pair.source.leaves()), list(pair.target.leaves())
+        self.left_sources += [leaves_source[at] for at in inner.left_sources]
+        self.left_targets += [leaves_target[at] for at in inner.left_targets]
+
+
+_MANY = 4
+"""Tensors whose roles and shapes all agree by accident: hardly ever more than these."""
+
+
+def _difficulty(group: _Group) -> tuple[bool, bool, int, int]:
+    """Easy ones first: what they settle speaks for others."""
+    even = len(group.sources) == len(group.targets)
+    return (
+        not even,
+        not group.is_exact,
+        len(group.sources) if group.sources[0].count <= _MANY else 0,
+        -group.sources[0].size,
+    )
+
+
+def _equal_parts(
+    level: tuple[list[Node], list[Node]], region: _Region
+) -> tuple[list[_Group], tuple[list[Node], list[Node]]]:
+    """Of nodes with as many elements: those with equal content, then those that may be transformed."""
+    if not level[0] or not level[1]:
+        return [], level
+    by_key: dict[int, tuple[list[Node], list[Node]]] = defaultdict(lambda: ([], []))
+    for side in (0, 1):
+        for node in level[side]:
+            by_key[node.key][side].append(node)
+    groups = [_Group(a, b, True) for a, b in by_key.values() if a and b]
+    rest_a = [node for a, b in by_key.values() if not b for node in a]
+    rest_b = [node for a, b in by_key.values() if not a for node in b]
+    if rest_a and rest_b and all(_may_be_transformed(a, b) for a in rest_a[:3] for b in rest_b[:3]):
+        groups.append(_Group(rest_a, rest_b, False))
+        rest_a, rest_b = [], []
+    return groups, (rest_a, rest_b)
+
+
+def _may_be_transformed(source: Node, target: Node) -> bool:
+    """Could one hold the other's elements in other shapes?"""
+    if source.is_leaf and target.is_leaf:
+        return how(source, target) is not None
+    if source.is_leaf or target.is_leaf:
+        return False
+    if source.is_unit and target.is_unit and source.count == target.count:
+        theirs = {child.role: child for child in target.children}
+        return all(
+            child.role in theirs and how(child, theirs[child.role]) is not None for child in source.children
+        )
+    return source.count > 1 and target.count > 1
+
+
+def _lists(nodes: Sequence[Node], root: Node) -> dict[str, list[Node]]:
+    """Nodes by the template of their path, each list in natural order."""
+    found: dict[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        found[template_of(node.below(root))].append(node)
+    for listed in found.values():
+        listed.sort(key=lambda node: natural(node.path))
+    return found
+
+
+def _row_of(chosen: Sequence[int], column: int) -> int:
+    return chosen.index(column) if column in chosen else -1
+
+
+def _judged(loss: float) -> tuple[Label, str]:
+    """How sure an assignment is whose next best reading loses that much."""
+    if loss < _DOUBTFUL:
+        return "ambiguous", "nothing tells it from others of its shape"
+    return "likely", "by name and place among others of its shape"

@@ -1,0 +1,189 @@
+"""
+State_dicts as trees of modules, with what each subtree holds summed up in a few numbers.
+
+Two subtrees with equal ``key`` hold tensors of the same roles and shapes, however they are
+nested; with equal ``size``, as many elements, however they are split; with equal ``form``, the
+same names as well. That is all that structure can say, in time linear in the names.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from modelinspect.tensors import TensorInfo
+from modelinspect.transplant.vocabulary import leaf_of
+
+__all__ = ["Forms", "Node", "build_tree", "template_of"]
+
+Shape = tuple[int, ...]
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A module, or a tensor, which is a node without children."""
+
+    name: str
+    """Its part of the path."""
+    path: str
+    """Dotted, from the root; of a tensor, its name in the state_dict."""
+    parent: Node | None
+    position: int
+    """Rank in the side's order."""
+    children: list[Node] = field(default_factory=list)
+    row: TensorInfo | None = None
+    role: str = ""
+    size: int = 0
+    """Elements of all tensors under it."""
+    count: int = 0
+    """Tensors under it."""
+    key: int = 0
+    """Of the multiset of roles and shapes under it."""
+    form: int = 0
+    """Of names, roles and shapes under it, its own name left out."""
+    depth: int = 0
+    start: int = 0
+    """Rank of its first tensor among all, in the tree's own order."""
+
+    @property
+    def is_leaf(self) -> bool:
+        """A tensor."""
+        return self.row is not None
+
+    @property
+    def is_unit(self) -> bool:
+        """A module that holds tensors and no modules."""
+        return bool(self.children) and all(child.row is not None for child in self.children)
+
+    @property
+    def shape(self) -> Shape:
+        """Of a tensor."""
+        assert self.row is not None
+        return self.row.shape
+
+    def leaves(self) -> Iterator[Node]:
+        """The tensors under it, in order."""
+        pending = [self]
+        while pending:
+            node = pending.pop()
+            if node.row is not None:
+                yield node
+            pending.extend(reversed(node.children))
+
+    def ancestors(self) -> Iterator[Node]:
+        """From its parent to the root."""
+        node = self.parent
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def below(self, root: Node) -> str:
+        """Its path as seen from a node above it."""
+        return ".".join(reversed(list(self._names_up_to(root))))
+
+    def _names_up_to(self, root: Node) -> Iterator[str]:
+        node: Node | None = self
+        while node is not None and node is not root:
+            yield node.name
+            node = node.parent
+
+
+class Forms:
+    """
+    Numbers for what subtrees hold; one object serves both sides, so that they compare.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, Shape], int] = {}
+        self._forms: dict[object, int] = {}
+
+    def key(self, role: str, shape: Shape) -> int:
+        """Of one tensor; keys of several are added."""
+        known = self._keys.get((role, shape))
+        if known is None:
+            known = random.Random(len(self._keys)).getrandbits(64)  # noqa: S311  no secret: a hash
+            self._keys[role, shape] = known
+        return known
+
+    def form(self, content: object) -> int:
+        """Of a tensor's role and shape, or of a node's children with their names."""
+        return self._forms.setdefault(content, len(self._forms))
+
+
+def template_of(path: str) -> str:
+    """A path with its numbers taken out: ``h.3.ln_1`` is ``h.#.ln_#``."""
+    return _NUMBER.sub("#", path)
+
+
+def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
+    """
+    The tree of some tensors.
+
+    Args:
+        rows: Of one state_dict, each tensor once, in an order that means something:
+            of registration, or natural.
+        forms: Shared by the two sides.
+    """
+    root = Node("", "", None, 0)
+    containers = _containers(row.name for row in rows)
+    places: dict[tuple[str, ...], Node] = {(): root}
+    for position, row in enumerate(rows):
+        parts = tuple(row.name.split("."))
+        modules, leaf = leaf_of(parts, parts[:-1] in containers)
+        node = _place(places, (*modules, leaf.holder) if leaf.holder else modules, position)
+        tensor = Node(parts[-1], row.name, node, position, row=row, role=leaf.role)
+        node.children.append(tensor)
+    _sum_up(root, forms)
+    return root
+
+
+def _containers(names: Iterable[str]) -> set[tuple[str, ...]]:
+    """Modules that hold modules."""
+    found: set[tuple[str, ...]] = set()
+    for name in names:
+        parts = tuple(name.split("."))[:-1]
+        while len(parts) > 1 and parts[:-1] not in found:
+            parts = parts[:-1]
+            found.add(parts)
+        if len(parts) == 1:
+            found.add(())
+    return found
+
+
+def _place(places: dict[tuple[str, ...], Node], modules: tuple[str, ...], position: int) -> Node:
+    known = places.get(modules)
+    if known is not None:
+        return known
+    parent = _place(places, modules[:-1], position)
+    node = Node(modules[-1], ".".join(modules), parent, position)
+    parent.children.append(node)
+    places[modules] = node
+    return node
+
+
+def _sum_up(root: Node, forms: Forms) -> None:
+    order = [root]
+    for node in order:
+        order.extend(node.children)
+        for child in node.children:
+            child.depth = node.depth + 1
+    for node in reversed(order):
+        if node.row is not None:
+            shape = node.row.shape
+            node.size, node.count = prod(shape), 1
+            node.key = forms.key(node.role, shape)
+            node.form = forms.form((node.role, shape, node.name))
+        else:
+            node.size = sum(child.size for child in node.children)
+            node.count = sum(child.count for child in node.children)
+            node.key = sum(child.key for child in node.children) & (2**64 - 1)
+            node.form = forms.form(tuple((child.name, child.form) for child in node.children))
+    for node in order:
+        start = node.start
+        for child in node.children:
+            child.start = start
+            start += child.count
