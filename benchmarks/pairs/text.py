@@ -20,18 +20,7 @@ from transformers import (
 )
 
 from benchmarks.pairs.pair import Pair, pair
-from benchmarks.pairs.text_common import angles, attend, keys_of, mapped, rms, tokens
-
-
-def logits(ids: Tensor) -> Callable[[nn.Module], Any]:
-    """Runs a language model of transformers."""
-    return lambda net: net(ids).logits
-
-
-def called(*inputs: Any) -> Callable[[nn.Module], Any]:
-    """Runs a module on these."""
-    return lambda net: net(*inputs)
-
+from benchmarks.pairs.text_common import angles, attend, called, keys_of, logits, mapped, rms, tokens
 
 # ---------------------------------------------------------------------------- BERT
 

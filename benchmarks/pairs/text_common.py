@@ -5,7 +5,8 @@ What the pairs of text and audio share: truths as rules over names, attention, r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,22 @@ from torch.nn import functional
 
 from benchmarks.pairs.pair import Truth
 
-__all__ = ["angles", "attend", "keys_of", "mapped", "rms", "rotated", "tokens"]
+__all__ = ["angles", "attend", "called", "keys_of", "logits", "mapped", "rms", "rotated", "tokens"]
 
 
 def tokens(batch: int, length: int, count: int, seed: int = 0) -> Tensor:
     """Token numbers below ``count`` that stay the same from run to run."""
     return torch.randint(3, count, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(ids: Tensor) -> Callable[[nn.Module], Any]:
+    """Runs a language model of transformers."""
+    return lambda net: net(ids).logits
+
+
+def called(*inputs: Any) -> Callable[[nn.Module], Any]:
+    """Runs a module on these."""
+    return lambda net: net(*inputs)
 
 
 def mapped(
