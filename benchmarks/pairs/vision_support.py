@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.pairs.pair import Truth
 
-__all__ = ["configured", "image", "logits", "on", "qkv_taken", "renamed"]
+__all__ = ["configured", "image", "key_biases", "logits", "on", "qkv_taken", "renamed"]
 
 
 def _declare_operators() -> Any:
@@ -92,3 +92,8 @@ def logits(value: Tensor) -> Callable[[nn.Module], Any]:
 def configured(kind: Any, labels: int = 11, **settings: Any) -> Any:
     """A configuration of transformers for so many classes, which its classes don't declare."""
     return kind(num_labels=labels, **settings)
+
+
+def key_biases(truth: Mapping[str, Truth], ending: str = "k_proj.bias") -> tuple[str, ...]:
+    """The names that end so: a bias of keys moves all scores of a query alike, which no output shows."""
+    return tuple(name for name in truth if name.endswith(ending))
