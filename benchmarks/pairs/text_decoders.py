@@ -275,7 +275,7 @@ def _neox() -> Pair:
         at + "ff.2": own + "mlp.dense_4h_to_h",
     })  # fmt: skip
     ids = tokens(2, 9, 101)
-    source = GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, rotary_pct=0.5))
+    source = GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES | {"rotary_pct": 0.5}))
     return Pair(source, target, truth, logits(ids), called(ids), free=keys_of(truth, "to_k.bias"))
 
 
