@@ -1,26 +1,41 @@
 """
 What is left of two regions: tensors that are one on one side and several on the other.
+
+A fused projection is cut into its parts or made of them; experts that are stacked along a
+first axis become one module each, or the other way round; both at once where stacked experts
+are fused as well. Everything is seen as *slots* of equal count: a slot is one tensor, one
+tensor that stacks several, or a list of tensors that differ in one number of their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from modelinspect.transplant.assignment import assign, margins
+from modelinspect.transplant.orientation import reshaped
 from modelinspect.transplant.plan import Label
-from modelinspect.transplant.scoring import Scorer
+from modelinspect.transplant.scoring import Scorer, name_score, natural
 from modelinspect.transplant.transforms import Step
-from modelinspect.transplant.trees import Node
+from modelinspect.transplant.trees import Node, template_of
+from modelinspect.transplant.vocabulary import concepts_of, tokens_of
 
 __all__ = ["Made", "combine"]
+
+Shape = tuple[int, ...]
+Steps = tuple[Step, ...]
+_TURN = (Step("transpose"),)
 
 
 class Made(NamedTuple):
     """A target tensor that is made of tensors that were left."""
 
     target: Node
-    pieces: tuple[tuple[Node, tuple[Step, ...]], ...]
-    steps: tuple[Step, ...]
+    pieces: tuple[tuple[Node, Steps], ...]
+    steps: Steps
     label: Label
     reason: str
 
@@ -28,5 +43,533 @@ class Made(NamedTuple):
 def combine(sources: Sequence[Node], targets: Sequence[Node], scorer: Scorer) -> list[Made]:
     """
     Tensors that fuse, split or stack what the other side has.
+
+    Args:
+        sources: Tensors of the source's region that have no place yet.
+        targets: Of the target's.
+        scorer: Of the region: names, neighbours, heads.
     """
-    return []
+    if not sources or not targets:
+        return []
+    made: list[Made] = []
+    for count in sorted(_counts(sources) & _counts(targets)):
+        ours = _units(sources, count, scorer.source)
+        theirs = _units(targets, count, scorer.target)
+        if count > 1:
+            _without(ours, theirs, made, _singles(ours, theirs, scorer))
+        _without(ours, theirs, made, _fused(ours, theirs, scorer, is_split=False))
+        _without(ours, theirs, made, _fused(theirs, ours, scorer, is_split=True))
+        used = {id(node) for each in made for node, _ in each.pieces}
+        done = {id(each.target) for each in made}
+        sources = [node for node in sources if id(node) not in used]
+        targets = [node for node in targets if id(node) not in done]
+    return made
+
+
+def _without(ours: list[Unit], theirs: list[Unit], made: list[Made], new: Iterable[Made]) -> None:
+    """Take note of what was made, and take its units out."""
+    found = list(new)
+    made += found
+    used = {id(node) for each in found for node, _ in each.pieces}
+    done = {id(each.target) for each in found}
+    for units, gone in ((ours, used), (theirs, done)):
+        for unit in units:
+            for role, slot in list(unit.slots.items()):
+                if any(id(node) in gone for node in slot.members):
+                    del unit.slots[role]
+        units[:] = [unit for unit in units if unit.slots]
+
+
+# ------------------------------------------------------------------------- slots
+
+
+@dataclass
+class Slot:
+    """One tensor a copy."""
+
+    members: list[Node]
+    """As many as there are copies, or one tensor that stacks them."""
+    shape: Shape
+    """Of one copy."""
+    count: int
+
+    @property
+    def is_stacked(self) -> bool:
+        """One tensor holds all copies, along its first axis."""
+        return self.count > 1 and len(self.members) == 1
+
+    def piece(self, at: int) -> tuple[Node, Steps]:
+        """The tensor of one copy, and the step that takes it out of the stack."""
+        if self.is_stacked:
+            return self.members[0], (Step("index", (0, at)),)
+        return self.members[at], ()
+
+
+@dataclass
+class Unit:
+    """A module's tensors: its weight and bias stay together."""
+
+    node: Node
+    slots: dict[str, Slot]
+    path: str
+    """Relative to the region."""
+
+
+_NUMBER = re.compile(r"\d+")
+
+
+def _counts(leaves: Sequence[Node]) -> set[int]:
+    """In how many copies tensors may be there: 1, lengths of lists, lengths of first axes."""
+    found = {1}
+    for leaf in leaves:
+        if len(leaf.shape) >= 2 and 2 <= leaf.shape[0] <= _MOST_COPIES:
+            found.add(leaf.shape[0])
+    found.update(len(members) for members in _columns(leaves).values() if len(members) > 1)
+    return found
+
+
+_MOST_COPIES = 4096
+
+
+def _columns(leaves: Sequence[Node]) -> dict[tuple[str, str], list[Node]]:
+    """Tensors whose names differ in one number: what is before and after it, in its order."""
+    found: dict[tuple[str, str], list[tuple[int, Node]]] = defaultdict(list)
+    for leaf in leaves:
+        for match in _NUMBER.finditer(leaf.path):
+            found[leaf.path[: match.start()], leaf.path[match.end() :]].append((int(match[0]), leaf))
+    columns = {}
+    for place, numbered in found.items():
+        numbered.sort(key=lambda each: each[0])
+        numbers = [number for number, _ in numbered]
+        shapes = {leaf.shape for _, leaf in numbered}
+        if len(numbered) > 1 and len(shapes) == 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+            columns[place] = [leaf for _, leaf in numbered]
+    return columns
+
+
+def _units(leaves: Sequence[Node], count: int, root: Node) -> list[Unit]:
+    """The units that there are in so many copies."""
+    slots: list[Slot] = []
+    if count == 1:
+        slots = [Slot([leaf], leaf.shape, 1) for leaf in leaves]
+    else:
+        slots = [
+            Slot(members, members[0].shape, count)
+            for members in _columns(leaves).values()
+            if len(members) == count
+        ]
+        slots += [
+            Slot([leaf], leaf.shape[1:], count)
+            for leaf in leaves
+            if len(leaf.shape) >= 2 and leaf.shape[0] == count
+        ]
+    units: dict[int, Unit] = {}
+    for slot in slots:
+        node = slot.members[0].parent
+        assert node is not None
+        unit = units.setdefault(id(node), Unit(node, {}, node.below(root)))
+        unit.slots.setdefault(slot.members[0].role, slot)
+    return list(units.values())
+
+
+# ----------------------------------------------------------------- one from one
+
+
+def _singles(ours: Sequence[Unit], theirs: Sequence[Unit], scorer: Scorer) -> Iterator[Made]:
+    """A stack and a list that hold the same."""
+    if not ours or not theirs:
+        return
+    scores = [[_single_score(a, b, scorer) for b in theirs] for a in ours]
+    is_turned = len(ours) > len(theirs)
+    if is_turned:
+        scores = [list(line) for line in zip(*scores)]
+    chosen = assign(scores)
+    losses, _ = margins(scores, chosen)
+    for row, column in enumerate(chosen):
+        if scores[row][column] <= _IMPOSSIBLE / 2:
+            continue
+        a, b = (ours[column], theirs[row]) if is_turned else (ours[row], theirs[column])
+        if all(a.slots[role].is_stacked == b.slots[role].is_stacked for role in a.slots if role in b.slots):
+            continue
+        label: Label = (
+            "certain"
+            if losses[row] > -_IMPOSSIBLE / 2
+            else "likely"
+            if losses[row] > _DOUBTFUL
+            else "ambiguous"
+        )
+        for role, slot in a.slots.items():
+            if role in b.slots:
+                yield from _each_copy(slot, b.slots[role], label)
+
+
+_IMPOSSIBLE = -1000.0
+_DOUBTFUL = 0.3
+
+
+def _single_score(a: Unit, b: Unit, scorer: Scorer) -> float:
+    if a.slots.keys() != b.slots.keys():
+        return _IMPOSSIBLE
+    if any(reshaped(slot.shape, b.slots[role].shape) is None for role, slot in a.slots.items()):
+        return _IMPOSSIBLE
+    exact = all(slot.shape == b.slots[role].shape for role, slot in a.slots.items())
+    return name_score(a.path, b.path) + 2.0 * scorer.neighbours.closeness(a.node, b.node) + exact
+
+
+def _each_copy(ours: Slot, theirs: Slot, label: Label) -> Iterator[Made]:
+    steps = reshaped(ours.shape, theirs.shape)
+    assert steps is not None
+    reason = "one of a stack, in its order"
+    if theirs.is_stacked:
+        pieces = tuple(_with(ours.piece(at), steps) for at in range(ours.count))
+        yield Made(theirs.members[0], pieces, (Step("stack", (0,)),), label, reason)
+        return
+    for at in range(ours.count):
+        yield Made(theirs.members[at], (_with(ours.piece(at), steps),), (), label, reason)
+
+
+def _with(piece: tuple[Node, Steps], steps: Steps) -> tuple[Node, Steps]:
+    return piece[0], (*piece[1], *steps)
+
+
+# ------------------------------------------------------------ one from several
+
+
+class _Set(NamedTuple):
+    """Units that together may be one, in the order in which they lie in it."""
+
+    units: tuple[Unit, ...]
+    node: Node
+    """Around all of them."""
+    is_named: bool
+    """Names say the order; else it is that of registration."""
+
+
+def _fused(
+    parts: Sequence[Unit], wholes: Sequence[Unit], scorer: Scorer, *, is_split: bool
+) -> Iterator[Made]:
+    """Wholes that are made of parts, or with *is_split* the parts made of them."""
+    sets = list(_sets(parts, scorer, is_split=is_split))
+    if not sets or not wholes:
+        return
+    layouts = [[_layout(found, whole) for whole in wholes] for found in sets]
+    scores = [
+        [
+            _set_score(found, whole, scorer, is_split=is_split) if layouts[row][column] else _IMPOSSIBLE
+            for column, whole in enumerate(wholes)
+        ]
+        for row, found in enumerate(sets)
+    ]
+    for row, place in enumerate(_places([found.node for found in sets])):
+        for column, other in enumerate(_places([whole.node for whole in wholes])):
+            scores[row][column] += 1.5 * (1 - abs(place - other))
+    taken: set[int] = set()
+    done: set[int] = set()
+    order = sorted(
+        ((-scores[row][column], row, column) for row in range(len(sets)) for column in range(len(wholes)))
+    )
+    for lost, row, column in order:
+        if -lost <= _IMPOSSIBLE / 2:
+            break
+        if column in done or any(id(unit) in taken for unit in sets[row].units):
+            continue
+        done.add(column)
+        taken.update(id(unit) for unit in sets[row].units)
+        layout = layouts[row][column]
+        assert layout is not None
+        yield from _emitted(sets[row], wholes[column], layout, scorer, is_split=is_split)
+
+
+def _places(nodes: Sequence[Node]) -> list[float]:
+    """Where each stands among those whose paths differ from its own in numbers alone, 0 to 1."""
+    alike: dict[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        if node not in alike[template_of(node.path)]:
+            alike[template_of(node.path)].append(node)
+    for listed in alike.values():
+        listed.sort(key=lambda node: natural(node.path))
+    ranked = [alike[template_of(node.path)] for node in nodes]
+    return [listed.index(node) / max(1, len(listed) - 1) for node, listed in zip(nodes, ranked)]
+
+
+def _set_score(found: _Set, whole: Unit, scorer: Scorer, *, is_split: bool) -> float:
+    source, target = (whole.node, found.node) if is_split else (found.node, whole.node)
+    score = name_score(source.below(scorer.source), target.below(scorer.target))
+    score += 4.0 * scorer.neighbours.closeness(source, target)
+    members = {member for unit in found.units for member in concepts_of(unit.path.rpartition(".")[2]).members}
+    wanted = _WHOLE_OF.get(frozenset(member for family, member in members if family in ("qkvo", "glu")))
+    if wanted and wanted in concepts_of(whole.path).members:
+        score += 3.0
+    return score + found.is_named + 0.1 * len(found.units) + _same_way(found, whole)
+
+
+def _same_way(found: _Set, whole: Unit) -> float:
+    """Gates of the input go with the input's, those of the state with the state's."""
+    words = set(
+        tokens_of(_role_in_set(found.units[0].path)[0][-1] if _role_in_set(found.units[0].path)[0] else "")
+    )
+    for member, own in (
+        ("ih", {"w", "x", "i", "input", "ih"}),
+        ("hh", {"u", "h", "hidden", "recurrent", "hh"}),
+    ):
+        if ("gates", member) in concepts_of(whole.path).members:
+            return 2.0 if words & own else 0.0
+    return 0.0
+
+
+_WHOLE_OF = {
+    frozenset({"q", "k", "v"}): ("qkvo", "qkv"),
+    frozenset({"q", "kv"}): ("qkvo", "qkv"),
+    frozenset({"k", "v"}): ("qkvo", "kv"),
+    frozenset({"gate", "up"}): ("glu", "gate_up"),
+}
+# Of an LSTM and of a GRU in the order of torch.nn.LSTM and torch.nn.GRU.
+_ORDERS: tuple[tuple[str, ...], ...] = (
+    ("q", "k", "v"), ("q", "kv"), ("k", "v"), ("gate", "up"), ("i", "f", "c", "o"), ("r", "z", "c"),
+)  # fmt: skip
+_GATE_LETTERS = {
+    "i": "i", "input": "i", "in": "i", "ingate": "i", "f": "f", "forget": "f", "g": "c", "c": "c", "cell": "c",
+    "candidate": "c", "n": "c", "new": "c", "h": "c", "hidden": "c", "o": "o", "output": "o", "out": "o", "r": "r",
+    "reset": "r", "z": "z", "update": "z",
+}  # fmt: skip
+_GATES: tuple[dict[str, int], ...] = (
+    {"i": 0, "input": 0, "in": 0, "f": 1, "forget": 1, "g": 2, "c": 2, "cell": 2, "candidate": 2,
+     "o": 3, "output": 3, "out": 3},
+    {"r": 0, "reset": 0, "z": 1, "update": 1, "u": 1, "n": 2, "new": 2, "h": 2, "candidate": 2, "hidden": 2},
+)  # fmt: skip
+
+
+def _sets(units: Sequence[Unit], scorer: Scorer, *, is_split: bool) -> Iterator[_Set]:
+    """Units that go together: q, k and v of one attention; all that are left of one module."""
+    groups: dict[tuple[str, ...], dict[str, Unit]] = defaultdict(dict)
+    for unit in units:
+        key, member = _role_in_set(unit.path)
+        if member:
+            groups[key].setdefault(member, unit)
+    for found in groups.values():
+        for order in _ORDERS:
+            if all(member in found for member in order):
+                chosen = tuple(found[member] for member in order)
+                yield _Set(chosen, _around([unit.node for unit in chosen]), True)
+    is_ordered = scorer.ordered[1 if is_split else 0]
+    siblings: dict[int, list[Unit]] = defaultdict(list)
+    for unit in units:
+        for above in unit.node.ancestors():
+            siblings[id(above)].append(unit)
+            break
+    for together in siblings.values():
+        if 2 <= len(together) <= _MOST_PARTS:
+            yield _as_set(together, is_ordered=is_ordered)
+
+
+_MOST_PARTS = 8
+
+
+def _role_in_set(path: str) -> tuple[tuple[str, ...], str]:
+    """A path with the part that says q, k or v blanked, and what it says."""
+    parts = path.split(".")
+    for at in range(len(parts) - 1, -1, -1):
+        members = {m for f, m in concepts_of(parts[at]).members if f in ("qkvo", "glu") and m in _PARTS}
+        if len(members) == 1:
+            return (*parts[:at], "*", *parts[at + 1 :]), members.pop()
+    gated = _gate_in(parts[-1])
+    if gated:
+        return (*parts[:-1], gated[0]), gated[1]
+    numbered = re.fullmatch(r"(.*?)w([13])", path)
+    if numbered:
+        # The three matrices of a gated net, as many papers number them: w1 gates, w3 is its partner.
+        return (numbered[1], "*"), {"1": "gate", "3": "up"}[numbered[2]]
+    return (), ""
+
+
+def _gate_in(component: str) -> tuple[str, str] | None:
+    """``forget_x`` and ``Wf`` as what else they say, and the gate's letter."""
+    lettered = re.fullmatch(r"([WUwu])_?([a-z])", component)
+    words = list(lettered.groups()) if lettered else list(tokens_of(component))
+    found = [word for word in words if word in _GATE_LETTERS and not (lettered and word == words[0])]
+    if len(found) != 1 or len(words) > 3:
+        return None
+    words.remove(found[0])
+    return "*" + "_".join(words).lower(), _GATE_LETTERS[found[0]]
+
+
+_PARTS = frozenset({"q", "k", "v", "kv", "gate", "up"})
+
+
+def _as_set(units: Sequence[Unit], *, is_ordered: bool) -> _Set:
+    node = _around([unit.node for unit in units])
+    for gates in _GATES:
+        places = [_gate(unit.path, gates) for unit in units]
+        if None not in places and len(set(places)) == len(places) == len(set(gates.values())):
+            ranked = sorted(zip(places, range(len(units))))
+            return _Set(tuple(units[at] for _, at in ranked), node, True)
+    if is_ordered:
+        return _Set(tuple(sorted(units, key=lambda unit: unit.node.position)), node, False)
+    return _Set(tuple(sorted(units, key=lambda unit: natural(unit.path))), node, False)
+
+
+def _gate(path: str, gates: Mapping[str, int]) -> int | None:
+    places = {gates[word] for word in tokens_of(path.rpartition(".")[2]) if word in gates}
+    return places.pop() if len(places) == 1 else None
+
+
+def _around(nodes: Sequence[Node]) -> Node:
+    """The lowest node above all."""
+    common: list[Node] = list(nodes[0].ancestors())
+    for node in nodes[1:]:
+        above = {id(each) for each in node.ancestors()}
+        common = [each for each in common if id(each) in above]
+    return common[0] if common else nodes[0]
+
+
+# ------------------------------------------------------------------------ layouts
+
+
+class _Layout(NamedTuple):
+    """How parts lie in a whole, for each of its roles."""
+
+    whole_is_turned: bool
+    parts_are_turned: bool
+
+
+def _layout(found: _Set, whole: Unit) -> _Layout | None:
+    """None where the parts don't make the whole."""
+    weight = whole.slots.get("weight")
+    if weight is None or len(weight.shape) < 2:
+        return _Layout(False, False) if _fits_flat(found, whole) else None
+    parts = [unit.slots.get("weight") for unit in found.units]
+    shapes = [slot.shape for slot in parts if slot is not None]
+    if len(shapes) != len(parts):
+        return None
+    for turned_whole, turned_parts in ((False, False), (True, False), (False, True), (True, True)):
+        goal = _turned(weight.shape, turned_whole)
+        own = [_turned(shape, turned_parts) for shape in shapes]
+        if len({(len(shape), shape[1:]) for shape in own}) == 1 and own[0][1:] == goal[1:]:
+            if sum(shape[0] for shape in own) == goal[0]:
+                return _Layout(turned_whole, turned_parts)
+    return None
+
+
+def _fits_flat(found: _Set, whole: Unit) -> bool:
+    """Only vectors are left: a fused bias and its parts."""
+    if set(whole.slots) - {"bias"} or "bias" not in whole.slots:
+        return False
+    own = [unit.slots.get("bias") for unit in found.units]
+    return all(slot is not None and len(slot.shape) == 1 for slot in own) and (
+        sum(slot.shape[0] for slot in own if slot is not None) == whole.slots["bias"].shape[0]
+    )
+
+
+def _turned(shape: Shape, is_turned: bool) -> Shape:
+    return shape[::-1] if is_turned and len(shape) == 2 else shape
+
+
+def _emitted(found: _Set, whole: Unit, layout: _Layout, scorer: Scorer, *, is_split: bool) -> Iterator[Made]:
+    groups, is_sure = _groups(found, whole, scorer)
+    label: Label = "likely" if is_sure else "ambiguous"
+    what = ", ".join(unit.path.rpartition(".")[2] for unit in found.units)
+    reason = f"fused of {what}" if not is_split else f"a part of what is fused of {what}"
+    lengths = {role: [_length(unit, role, layout, found) for unit in found.units] for role in whole.slots}
+    for role, slot in whole.slots.items():
+        if is_split:
+            yield from _split(found, slot, role, lengths[role], layout, groups, label, reason)
+        elif any(role in unit.slots for unit in found.units):
+            yield from _joined(found, slot, role, lengths[role], layout, groups, label, reason)
+
+
+def _length(unit: Unit, role: str, layout: _Layout, found: _Set) -> int:
+    """Rows of one part, which a bias that is not there has as well."""
+    slot = unit.slots.get(role) or unit.slots.get("weight")
+    if slot is None:
+        slot = next(iter(unit.slots.values()))
+    return _turned(slot.shape, layout.parts_are_turned)[0]
+
+
+def _split(
+    found: _Set,
+    slot: Slot,
+    role: str,
+    lengths: Sequence[int],
+    layout: _Layout,
+    groups: int,
+    label: Label,
+    reason: str,
+) -> Iterator[Made]:
+    is_matrix = len(slot.shape) == 2
+    start = 0
+    for unit, length in zip(found.units, lengths):
+        bounds = (start // groups, (start + length) // groups, groups)
+        start += length
+        part = unit.slots.get(role)
+        if part is None:
+            continue
+        if is_matrix and layout.whole_is_turned and layout.parts_are_turned:
+            steps: Steps = (Step("take", (1, *bounds)),)
+        else:
+            steps = (
+                *(_TURN if is_matrix and layout.whole_is_turned else ()),
+                Step("take", (0, *bounds)),
+                *(_TURN if is_matrix and layout.parts_are_turned else ()),
+            )
+        for at, target in enumerate(part.members):
+            yield Made(target, (_with(slot.piece(at), steps),), (), label, reason)
+
+
+def _joined(
+    found: _Set,
+    slot: Slot,
+    role: str,
+    lengths: Sequence[int],
+    layout: _Layout,
+    groups: int,
+    label: Label,
+    reason: str,
+) -> Iterator[Made]:
+    is_matrix = len(slot.shape) == 2
+    along_columns = is_matrix and layout.whole_is_turned and layout.parts_are_turned
+    turn = _TURN if is_matrix and layout.parts_are_turned and not along_columns else ()
+
+    def pieces(at: int) -> list[tuple[Node, Steps]]:
+        listed = []
+        for unit, length in zip(found.units, lengths):
+            part = unit.slots.get(role)
+            if part is None:
+                listed.append((_NOTHING, (Step("zeros", (length, *slot.shape[1:])),)))
+            else:
+                listed.append(_with(part.piece(at), turn))
+        return listed
+
+    after = _TURN if is_matrix and layout.whole_is_turned and not along_columns else ()
+    join = Step("cat", (1 if along_columns else 0, groups))
+    if not slot.is_stacked:
+        for at, target in enumerate(slot.members):
+            yield Made(target, tuple(pieces(at)), (join, *after), label, reason)
+        return
+    if groups != 1 or along_columns:
+        return
+    whole = slot.shape[::-1] if after else slot.shape
+    yield Made(
+        slot.members[0],
+        tuple(piece for at in range(slot.count) for piece in pieces(at)),
+        (join, Step("reshape", (slot.count, *whole)), *((Step("permute", (0, 2, 1)),) if after else ())),
+        label,
+        reason,
+    )
+
+
+_NOTHING = Node("", "", None, 0)
+"""Stands for a constant."""
+
+
+def _groups(found: _Set, whole: Unit, scorer: Scorer) -> tuple[int, bool]:
+    """
+    In how many groups parts alternate in a whole, and whether anything says so.
+
+    One word for all three, query_key_value, is a projection whose rows go head by head;
+    ``qkv`` and its kin hold all of q, then all of k, then all of v.
+    """
+    words = tokens_of(whole.path.rpartition(".")[2])
+    if words[:3] != ("query", "key", "value") or len(found.units) != 3:
+        return 1, found.is_named
+    heads = scorer.heads(whole.node) or scorer.heads(found.node)
+    return (heads, True) if heads else (1, False)

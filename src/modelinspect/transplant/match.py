@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelinspect.tensors import ParameterTable, TensorInfo
+from modelinspect.transplant.caution import cautious
 from modelinspect.transplant.links import Link, Result
 from modelinspect.transplant.plan import Assignment, Doubt, Hint, Missing, Piece, Plan, Side, Unused
 from modelinspect.transplant.regions import Solver
 from modelinspect.transplant.scoring import natural
 from modelinspect.transplant.trees import Forms, Node, build_tree
+from modelinspect.transplant.turning import turned
 
 __all__ = ["match"]
 
@@ -39,7 +41,7 @@ def match(
     ours, our_ties = _distinct(source)
     theirs, their_ties = _distinct(target)
     source_tree, target_tree = build_tree(ours, forms), build_tree(theirs, forms)
-    solver = Solver(ordered=(source.is_ordered, target.is_ordered))
+    solver = Solver(ordered=(source.is_ordered, target.is_ordered), facts={**source.facts, **target.facts})
     result = solver.solve(source_tree, target_tree)
     return _plan(source, target, source_tree, target_tree, result, their_ties)
 
@@ -61,7 +63,8 @@ def _plan(
 ) -> Plan:
     source_leaves, target_leaves = list(ours.leaves()), list(theirs.leaves())
     made = {}
-    for link in result.links:
+    links = turned(result.links, source_leaves, target_leaves, target.table.modules)
+    for link in cautious(links, source_leaves, target_leaves):
         made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
     assignments = []
     for row in target.table:

@@ -21,7 +21,7 @@ from modelinspect.transplant.combining import combine
 from modelinspect.transplant.links import Link, Result, weaker
 from modelinspect.transplant.orientation import how
 from modelinspect.transplant.plan import Label
-from modelinspect.transplant.scoring import Scorer, name_score, natural
+from modelinspect.transplant.scoring import Facts, Scorer, are_opposed, name_score, natural
 from modelinspect.transplant.trees import Node, template_of
 
 __all__ = ["Solver"]
@@ -55,8 +55,8 @@ class Solver:
     Matches subtrees of a source with subtrees of a target.
     """
 
-    def __init__(self, *, ordered: tuple[bool, bool]) -> None:
-        self.ordered = ordered
+    def __init__(self, *, ordered: tuple[bool, bool], facts: Facts) -> None:
+        self.ordered, self.facts = ordered, facts
         self._known: dict[tuple[int, int], Result] = {}
 
     def solve(self, source: Node, target: Node) -> Result:
@@ -88,35 +88,97 @@ class _Region:
     def __init__(self, solver: Solver, source: Node, target: Node) -> None:
         self.solver = solver
         self.source, self.target = source, target
-        self.scorer = Scorer(source, target, ordered=solver.ordered)
+        self.scorer = Scorer(source, target, ordered=solver.ordered, facts=solver.facts)
         self.is_whole = source.key == target.key
         self.links: list[Link] = []
         self.doubts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.left_sources: list[Node] = []
         self.left_targets: list[Node] = []
+        self.taken: set[int] = set()
 
     def result(self) -> Result:
         """Take both apart, pair what is equal, combine what is left."""
         groups, rest_sources, rest_targets = self._parts()
         self.left_sources += rest_sources
         self.left_targets += rest_targets
-        for group in sorted(groups, key=_difficulty):
+        even = [group for group in groups if len(group.sources) == len(group.targets)]
+        for group in sorted(even, key=_difficulty):
             for pair in self._pairs(group):
                 self._take(pair)
-        made = combine(self.left_sources, self.left_targets, self.scorer)
-        used = {id(node) for each in made for node, _ in each.pieces}
-        filled = {id(each.target) for each in made}
-        for each in made:
-            pieces = tuple((node.start - self.source.start, steps) for node, steps in each.pieces)
-            self.links.append(
-                Link(pieces, each.target.start - self.target.start, each.steps, each.label, each.reason)
-            )
+        uneven = [group for group in groups if len(group.sources) != len(group.targets)]
+        self._combine(uneven)
+        for group in sorted(uneven, key=_difficulty):
+            free = self._still_free(group)
+            if free is None:
+                continue
+            for pair in self._pairs(free):
+                self._take(pair)
+        self._combine(())
+        self._match_leaves()
         return Result(
             tuple(self.links),
-            tuple(n.start - self.source.start for n in self.left_sources if id(n) not in used),
-            tuple(n.start - self.target.start for n in self.left_targets if id(n) not in filled),
+            tuple(node.start - self.source.start for node in self.left_sources),
+            tuple(node.start - self.target.start for node in self.left_targets),
             tuple(self.doubts),
         )
+
+    def _combine(self, groups: Sequence[_Group]) -> None:
+        """Fuse, split and stack what is left and what groups hold of which one side has more."""
+        sources = [
+            *self.left_sources,
+            *(leaf for each in groups for node in each.sources for leaf in node.leaves()),
+        ]
+        targets = [
+            *self.left_targets,
+            *(leaf for each in groups for node in each.targets for leaf in node.leaves()),
+        ]
+        for each in combine(sources, targets, self.scorer):
+            pieces = tuple(
+                (node.start - self.source.start if node.row is not None else -1, steps)
+                for node, steps in each.pieces
+            )
+            at = each.target.start - self.target.start
+            self.links.append(Link(pieces, at, each.steps, each.label, each.reason))
+            self.taken.add(id(each.target))
+            self.taken.update(id(node) for node, _ in each.pieces)
+            if each.pieces[0][0].parent is not None and each.target.parent is not None:
+                self.scorer.neighbours.add(each.pieces[0][0], each.target)
+        self.left_sources = [node for node in self.left_sources if id(node) not in self.taken]
+        self.left_targets = [node for node in self.left_targets if id(node) not in self.taken]
+
+    def _match_leaves(self) -> None:
+        """Tensors whose modules differ in what they hold: one by one, where names speak for it."""
+        groups: dict[tuple[str, tuple[int, ...]], tuple[list[Node], list[Node]]] = defaultdict(
+            lambda: ([], [])
+        )
+        for side, left in enumerate((self.left_sources, self.left_targets)):
+            for node in left:
+                groups[node.role, tuple(sorted(length for length in node.shape if length != 1))][side].append(
+                    node
+                )
+        self.left_sources, self.left_targets = [], []
+        for sources, targets in groups.values():
+            if not sources or not targets:
+                self._leave(sources, targets)
+                continue
+            for pair in self._by_score(sources, targets, must_agree=True):
+                self._take(pair)
+
+    def _still_free(self, group: _Group) -> _Group | None:
+        """What of a group is not yet a part of something; the tensors of what is so in part are left."""
+        free: tuple[list[Node], list[Node]] = ([], [])
+        for side, nodes in enumerate((group.sources, group.targets)):
+            left = (self.left_sources, self.left_targets)[side]
+            for node in nodes:
+                leaves = list(node.leaves())
+                if not any(id(leaf) in self.taken for leaf in leaves):
+                    free[side].append(node)
+                else:
+                    left += [leaf for leaf in leaves if id(leaf) not in self.taken]
+        if not free[0] or not free[1]:
+            self._leave(*free)
+            return None
+        return _Group(free[0], free[1], group.is_exact)
 
     # ----------------------------------------------------------------- taking apart
 
@@ -125,7 +187,7 @@ class _Region:
         waiting: list[tuple[int, int, int, Node]] = []
         sides = (self.source, self.target)
         for side, root in enumerate(sides):
-            for node in root.children or [root]:
+            for node in map(_innermost, root.children or [root]):
                 heapq.heappush(waiting, (-node.size, side, node.start * 64 + node.depth, node))
         groups: list[_Group] = []
         alone: tuple[list[Node], list[Node]] = ([], [])
@@ -141,7 +203,7 @@ class _Region:
                 for node in rest[side]:
                     if node.is_leaf:
                         alone[side].append(node)
-                    for child in node.children:
+                    for child in map(_innermost, node.children):
                         heapq.heappush(waiting, (-child.size, side, child.start * 64 + child.depth, child))
         return groups, alone[0], alone[1]
 
@@ -168,10 +230,12 @@ class _Region:
         score = name_score(source.below(self.source), target.below(self.target))
         if self.is_whole and is_exact:
             return _Pair(source, target, "certain", "the only one of its shape there")
-        if score < -1.0 and not (is_exact and source.count > _MANY):
+        if score < 0 and source.count <= _MANY and are_opposed(source.path, target.path):
             return None
-        if score > _ENOUGH or source.count > _MANY:
+        if source.count > _MANY or (score > _ENOUGH and is_exact):
             return _Pair(source, target, "certain", "the only one of its shape there, and the names agree")
+        if score < -1.0 and max(len(leaf.shape) for leaf in source.leaves()) < 2:
+            return None
         return _Pair(source, target, "likely", "the only one of its shape there")
 
     def _in_order(self, sources: Sequence[Node], targets: Sequence[Node]) -> list[_Pair] | None:
@@ -216,7 +280,9 @@ class _Region:
         reverse = sum(near(s, t) for s, t in zip(ours, reversed(theirs)))
         return reverse > straight + 1e-9
 
-    def _by_score(self, sources: Sequence[Node], targets: Sequence[Node]) -> Iterator[_Pair]:
+    def _by_score(
+        self, sources: Sequence[Node], targets: Sequence[Node], *, must_agree: bool = False
+    ) -> Iterator[_Pair]:
         """One by one, by names, neighbours and order."""
         if max(len(sources), len(targets)) > _LARGEST_TABLE:
             sources, targets = self._sorted(sources, targets)
@@ -227,7 +293,7 @@ class _Region:
         chosen = assign(scores)
         losses, rivals = margins(scores, chosen)
         taken_sources, taken_targets = set(), set()
-        is_even = len(sources) == len(targets)
+        is_even = len(sources) == len(targets) and not must_agree
         for row, column in enumerate(chosen):
             at, to = (column, row) if is_turned else (row, column)
             if not is_even and scores[row][column] < _ENOUGH:
@@ -272,7 +338,7 @@ class _Region:
         here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
         for link in inner.links:
             label, reason = weaker((link.label, link.reason), (pair.label, pair.reason))
-            pieces = tuple((at + here, steps) for at, steps in link.pieces)
+            pieces = tuple((at + here if at >= 0 else -1, steps) for at, steps in link.pieces)
             self.links.append(Link(pieces, link.target + there, link.steps, label, reason))
         self.doubts += [
             (tuple(at + there for at in targets), tuple(at + here for at in sources))
@@ -288,6 +354,13 @@ class _Region:
 
 _MANY = 4
 """Tensors whose roles and shapes all agree by accident: hardly ever more than these."""
+
+
+def _innermost(node: Node) -> Node:
+    """Past modules that hold one module and nothing else: the name of the last says most."""
+    while len(node.children) == 1 and not node.children[0].is_leaf:
+        node = node.children[0]
+    return node
 
 
 def _difficulty(group: _Group) -> tuple[bool, bool, int, int]:

@@ -5,14 +5,14 @@ How well a source's node and a target's go together, by everything but shape.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from modelinspect.transplant.trees import Node, template_of
 from modelinspect.transplant.vocabulary import Concepts, concepts_of, phase_of
 
-__all__ = ["Neighbours", "Scorer", "natural", "ranks"]
+__all__ = ["Facts", "Neighbours", "Scorer", "are_opposed", "name_score", "natural", "ranks"]
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -111,15 +111,35 @@ def _ranked(keys: Iterable[object]) -> list[float]:
     return places
 
 
+Facts = Mapping[str, Mapping[str, int]]
+_KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_query_groups")
+_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "nhead", "heads")
+
+
 class Scorer:
     """
     Scores of pairs in one region.
     """
 
-    def __init__(self, source: Node, target: Node, *, ordered: tuple[bool, bool]) -> None:
+    def __init__(
+        self, source: Node, target: Node, *, ordered: tuple[bool, bool], facts: Facts | None = None
+    ) -> None:
         self.source, self.target = source, target
         self.ordered = ordered
+        self._facts = facts or {}
         self.neighbours = Neighbours((source, target))
+
+    def heads(self, node: Node) -> int | None:
+        """
+        Groups in which an attention's rows go: heads of keys and values, or all heads.
+        """
+        for names in (_KEY_HEADS, _HEADS):
+            for above in (node, *node.ancestors()):
+                facts = self._facts.get(above.path, {})
+                for name in names:
+                    if facts.get(name, 0) > 0:
+                        return facts[name]
+        return None
 
     def table(self, sources: Sequence[Node], targets: Sequence[Node]) -> list[list[float]]:
         """
@@ -171,3 +191,17 @@ def _word_overlap(left: Concepts, right: Concepts) -> float:
         return 0.0
     common = len(left.words & right.words)
     return 1.5 * common / len(left.words | right.words)
+
+
+def are_opposed(ours: str, theirs: str) -> bool:
+    """One is a head and the other is not, or they are of different towers, embeddings or the like."""
+    left, right = concepts_of(ours), concepts_of(theirs)
+    heads = [("kind", "head") in each.members for each in (left, right)]
+    if heads[0] != heads[1]:
+        return True
+    for family in ("tower", "modality", "embedding", "qkvo"):
+        mine = {member for of, member in left.members if of == family}
+        others = {member for of, member in right.members if of == family}
+        if mine and others and not mine & others:
+            return True
+    return False

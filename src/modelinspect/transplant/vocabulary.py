@@ -25,7 +25,8 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "q": "q query queries wq q_proj to_q q_lin linear_q theta",
         "k": "k key keys wk k_proj to_k k_lin linear_k phi",
         "v": "v value values val wv v_proj to_v v_lin linear_v",
-        "o": "o wo o_proj out_proj to_out out_lin linear_out c_proj wout",
+        "o": "o wo o_proj out_proj to_out out_lin linear_out c_proj wout attn_out attn_output attn_proj "
+        "attention_output attention_out attention_dense self_attn_out",
     },
     "glu": {
         "gate_up": "gate_up gate_up_proj w13 w12 wi_fused up_gate",
@@ -60,7 +61,7 @@ _FAMILIES: dict[str, dict[str, str]] = {
     "kind": {
         "norm": "norm ln layernorm layer_norm bn batchnorm batch_norm rms rmsnorm rms_norm normalization gn "
         "groupnorm group_norm norms",
-        "embedding": "embed embedding embeddings emb embedder wte wpe",
+        "embedding": "embed embedding embeddings emb embedder wte wpe patch_embed patch_embeddings patch_embedding",
         "conv": "conv convolution convs",
         "head": "head heads classifier lm_head score logits unembed generator prediction predictions "
         "output_layer output_projection class_head embed_out",
@@ -99,6 +100,10 @@ class Concepts(NamedTuple):
         """How well two names agree in concepts: positive if they speak of the same."""
         total = 0.0
         theirs = _by_family(other)
+        for mine, others in ((_by_family(self), theirs), (theirs, _by_family(self))):
+            if "qkvo" in mine and "qkvo" not in others:
+                # "dense" and "proj" beside q, k and v are the way out.
+                total += 0.4 if mine["qkvo"] == {"o"} else -0.4
         for family, ours in _by_family(self).items():
             if family in theirs:
                 total += _WEIGHTS[family] * _overlap(ours, theirs[family])
@@ -159,7 +164,9 @@ def concepts_of(path: str) -> Concepts:
             for length in range(min(_LONGEST, len(tokens) - at), 0, -1):
                 found = _SPELLINGS.get(tokens[at : at + length])
                 if found:
-                    members.update(found)
+                    # After the attention is not of the attention.
+                    is_beside = at > 0 and tokens[at - 1] in _BESIDE and found[0][0] == "part"
+                    members.update(() if is_beside else found)
                     at += length
                     break
             else:
@@ -170,6 +177,9 @@ def concepts_of(path: str) -> Concepts:
                     words.add(token)
                 at += 1
     return Concepts(frozenset(members), frozenset(words), tuple(numbers))
+
+
+_BESIDE = frozenset({"post", "pre", "after", "before"})
 
 
 # ------------------------------------------------------------------------- order

@@ -1,0 +1,102 @@
+"""
+Is a square matrix transposed? Its shape can't say; its siblings that are not square do.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from modelinspect.transplant.links import Link, weaker
+from modelinspect.transplant.transforms import Step
+from modelinspect.transplant.trees import Node
+from modelinspect.transplant.vocabulary import concepts_of
+
+__all__ = ["turned"]
+
+
+def turned(
+    links: Sequence[Link], sources: Sequence[Node], targets: Sequence[Node], classes: Mapping[str, str]
+) -> list[Link]:
+    """
+    The links, with square matrices transposed where the nearest others are.
+
+    Args:
+        links: Of whole trees: ranks count from the first tensor.
+        sources: Tensors by rank.
+        targets: Tensors by rank.
+        classes: Of the target's modules, where they are known.
+    """
+    votes: dict[int, set[bool]] = defaultdict(set)
+    for link in links:
+        node = targets[link.target]
+        if _is_matrix(link, sources, node) and not _is_table(link, sources, node, classes):
+            if not _is_square(link, sources, node):
+                for above in node.ancestors():
+                    votes[id(above)].add(_is_turned(link))
+    if not any(True in found for found in votes.values()):
+        return list(links)
+    return [
+        _decided(link, votes, targets[link.target])
+        if _is_matrix(link, sources, targets[link.target])
+        and _is_square(link, sources, targets[link.target])
+        and not _is_table(link, sources, targets[link.target], classes)
+        else link
+        for link in links
+    ]
+
+
+def _is_matrix(link: Link, sources: Sequence[Node], target: Node) -> bool:
+    return (
+        len(target.shape) == 2
+        and target.role == "weight"
+        and all(at < 0 or len(sources[at].shape) == 2 for at, _ in link.pieces)
+    )
+
+
+def _is_square(link: Link, sources: Sequence[Node], target: Node) -> bool:
+    """Taken as it is, and as high as wide."""
+    return (
+        len(link.pieces) == 1
+        and target.shape[0] == target.shape[1]
+        and sources[link.pieces[0][0]].shape == target.shape
+    )
+
+
+def _is_turned(link: Link) -> bool:
+    steps = [*link.pieces[0][1], *link.steps]
+    return sum(step.op == "transpose" for step in steps) % 2 == 1
+
+
+def _is_table(link: Link, sources: Sequence[Node], target: Node, classes: Mapping[str, str]) -> bool:
+    """A table of embeddings lies the same way everywhere."""
+    module = target.parent
+    assert module is not None
+    known = classes.get(module.path)
+    if known is not None:
+        return known == "Embedding"
+    return any(
+        family == "embedding" or (family, member) == ("kind", "embedding")
+        for node in (target, *(sources[at] for at, _ in link.pieces if at >= 0))
+        for family, member in concepts_of(node.path).members
+    )
+
+
+def _decided(link: Link, votes: Mapping[int, set[bool]], target: Node) -> Link:
+    for above in target.ancestors():
+        found = votes.get(id(above))
+        if not found:
+            continue
+        if found == {False}:
+            return link
+        ((at, steps),) = link.pieces
+        if found == {True}:
+            return link._replace(
+                pieces=((at, (*steps, Step("transpose"))),),
+                reason=f"{link.reason}; transposed as those beside it",
+            )
+        label, reason = weaker(
+            (link.label, link.reason), ("ambiguous", "square, and of those beside it some are transposed")
+        )
+        return link._replace(label=label, reason=reason)
+    return link
