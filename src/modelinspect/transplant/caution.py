@@ -30,7 +30,17 @@ def cautious(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[N
     """
     if _are_one_class(sources, targets):
         return list(links)
-    return [_lowered(link, sources, targets[link.target]) for link in links]
+    has_rotation = not _has_positions(sources) and not _has_positions(targets)
+    return [_lowered(link, sources, targets[link.target], has_rotation) for link in links]
+
+
+def _has_positions(leaves: Sequence[Node]) -> bool:
+    """Learned positions, or relative ones: then heads are hardly rotary."""
+    return any(
+        ("embedding", "pos") in concepts_of(leaf.path).members or "relative" in tokens_of(leaf.path)
+        for leaf in leaves
+        if len(leaf.shape) >= 2
+    )
 
 
 def _are_one_class(sources: Sequence[Node], targets: Sequence[Node]) -> bool:
@@ -39,28 +49,32 @@ def _are_one_class(sources: Sequence[Node], targets: Sequence[Node]) -> bool:
     return all(ours.get(node.path) == node.shape for node in targets)
 
 
-def _lowered(link: Link, sources: Sequence[Node], target: Node) -> Link:
-    if link.label == "ambiguous":
+def _lowered(link: Link, sources: Sequence[Node], target: Node, has_rotation: bool) -> Link:
+    if link.label == "ambiguous" or any(step.op == "take" for _, steps in link.pieces for step in steps):
         return link
     found = [sources[at] for at, _ in link.pieces if at >= 0]
     for node in (target, *found[:1]):
-        judged = _doubt(node, found[0] if found else target, target)
+        judged = _doubt(node, found[0] if found else target, target, has_rotation)
         if judged is not None:
             label, reason = weaker((link.label, link.reason), judged)
             link = link._replace(label=label, reason=reason)
     return link
 
 
-def _doubt(node: Node, source: Node, target: Node) -> tuple[Label, str] | None:
+def _doubt(node: Node, source: Node, target: Node, has_rotation: bool) -> tuple[Label, str] | None:
     module = node.parent
     assert module is not None
     members = concepts_of(module.path).members
+    if _is_by_head(source) != _is_by_head(target) and _are_fused_alike(source, target):
+        return "ambiguous", "the rows of one go head by head, those of the other may not"
     last = {member for family, member in concepts_of(module.name).members if family in ("qkvo", "glu")}
     if _has_gates(module) and not _same_words(source, target):
         return "ambiguous", "its gates may lie in another order"
     if last & {"qkv", "kv", "gate_up"} or _is_composite(module):
         return "likely", "by name; rows that are fused may lie in another order"
-    if last & {"q", "k"}:
+    if last & {"q", "k"} and has_rotation:
+        if _has_short_name(source) != _has_short_name(target):
+            return "ambiguous", "rows of rotary heads may lie in another order"
         return "likely", "by name; rows of rotary heads may lie in another order"
     if node.role == "weight" and len(node.shape) == 1 and len(module.children) == 1:
         return "likely", "by name and place; a norm without a bias may store its weight less one"
@@ -76,6 +90,26 @@ _WIDENS = frozenset(
 )
 
 
+def _is_by_head(node: Node) -> bool:
+    """One word for all three, query_key_value: rows that go head by head, as is the custom."""
+    assert node.parent is not None
+    return tokens_of(node.parent.name)[:3] == ("query", "key", "value")
+
+
+def _has_short_name(node: Node) -> bool:
+    """
+    ``wq`` and ``wk``, as where rotation turns neighbouring rows; ``q_proj`` and ``k_proj`` are
+    at home where it turns one half of the rows against the other.
+    """
+    assert node.parent is not None
+    return node.parent.name in ("wq", "wk")
+
+
+def _are_fused_alike(source: Node, target: Node) -> bool:
+    """Both are fused: as many elements."""
+    return source.size == target.size
+
+
 def _same_words(source: Node, target: Node) -> bool:
     """Both are called as torch calls them: weight_ih, weight_hh."""
     ours, theirs = tokens_of(source.path.rpartition(".")[2]), tokens_of(target.path.rpartition(".")[2])
@@ -83,16 +117,18 @@ def _same_words(source: Node, target: Node) -> bool:
 
 
 def _has_gates(module: Node) -> bool:
-    """Rows are several times the state: (4·n, m) beside (4·n, n)."""
+    """
+    Rows are several times the state, for the input as for the state: (4·n, m) beside (4·n, n).
+
+    Nothing takes so many: else it is the first layer of a feed-forward net.
+    """
     own = _matrix(module)
     if own is None or module.parent is None:
         return False
-    for other in (*module.parent.children, module):
-        beside = _matrix(other)
-        if beside is not None and beside[0] == own[0] and own[0] in (3 * beside[1], 4 * beside[1]):
-            if other is not module or len([c for c in module.parent.children if _matrix(c) == own]) > 1:
-                return True
-    return False
+    beside = [shape for child in module.parent.children if (shape := _matrix(child)) is not None]
+    if sum(shape[0] == own[0] for shape in beside) < 2 or any(shape[1] == own[0] for shape in beside):
+        return False
+    return any(shape[0] == own[0] and own[0] in (3 * shape[1], 4 * shape[1]) for shape in beside)
 
 
 def _is_composite(module: Node) -> bool:

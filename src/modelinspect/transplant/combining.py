@@ -243,6 +243,8 @@ class _Set(NamedTuple):
     """Around all of them."""
     is_named: bool
     """Names say the order; else it is that of registration."""
+    kind: str = ""
+    """``glu``: one half gates the other."""
 
 
 def _fused(
@@ -347,10 +349,14 @@ def _sets(units: Sequence[Unit], scorer: Scorer, *, is_split: bool) -> Iterator[
         if member:
             groups[key].setdefault(member, unit)
     for found in groups.values():
+        if found.keys() >= {"q", "v"} and "k" not in found and not found["q"].slots.get("weight"):
+            # An attention whose keys have no bias: nothing stands in its place.
+            found["k"] = Unit(found["q"].node, {}, found["q"].path)
         for order in _ORDERS:
             if all(member in found for member in order):
                 chosen = tuple(found[member] for member in order)
-                yield _Set(chosen, _around([unit.node for unit in chosen]), True)
+                kind = "glu" if "gate" in order else ""
+                yield _Set(chosen, _around([unit.node for unit in chosen]), True, kind)
     is_ordered = scorer.ordered[1 if is_split else 0]
     siblings: dict[int, list[Unit]] = defaultdict(list)
     for unit in units:
@@ -358,6 +364,10 @@ def _sets(units: Sequence[Unit], scorer: Scorer, *, is_split: bool) -> Iterator[
             siblings[id(above)].append(unit)
             break
     for together in siblings.values():
+        gates = [unit for unit in together if _role_in_set(unit.path)[1] == "gate"]
+        if len(together) == 2 and len(gates) == 1:
+            other = next(unit for unit in together if unit is not gates[0])
+            yield _Set((gates[0], other), _around([unit.node for unit in together]), True, "glu")
         if 2 <= len(together) <= _MOST_PARTS:
             yield _as_set(together, is_ordered=is_ordered)
 
@@ -454,10 +464,12 @@ def _fits_flat(found: _Set, whole: Unit) -> bool:
     """Only vectors are left: a fused bias and its parts."""
     if set(whole.slots) - {"bias"} or "bias" not in whole.slots:
         return False
-    own = [unit.slots.get("bias") for unit in found.units]
-    return all(slot is not None and len(slot.shape) == 1 for slot in own) and (
-        sum(slot.shape[0] for slot in own if slot is not None) == whole.slots["bias"].shape[0]
-    )
+    own = [unit.slots.get("bias") for unit in found.units if unit.slots]
+    if any(slot is None or len(slot.shape) != 1 for slot in own) or not own:
+        return False
+    lengths = [slot.shape[0] for slot in own if slot is not None]
+    lengths += lengths[:1] * (len(found.units) - len(own))
+    return sum(lengths) == whole.slots["bias"].shape[0]
 
 
 def _turned(shape: Shape, is_turned: bool) -> Shape:
@@ -465,7 +477,7 @@ def _turned(shape: Shape, is_turned: bool) -> Shape:
 
 
 def _emitted(found: _Set, whole: Unit, layout: _Layout, scorer: Scorer, *, is_split: bool) -> Iterator[Made]:
-    groups, is_sure = _groups(found, whole, scorer)
+    groups, is_sure = _groups(found, whole, scorer, is_split=is_split)
     label: Label = "likely" if is_sure else "ambiguous"
     what = ", ".join(unit.path.rpartition(".")[2] for unit in found.units)
     reason = f"fused of {what}" if not is_split else f"a part of what is fused of {what}"
@@ -479,9 +491,11 @@ def _emitted(found: _Set, whole: Unit, layout: _Layout, scorer: Scorer, *, is_sp
 
 def _length(unit: Unit, role: str, layout: _Layout, found: _Set) -> int:
     """Rows of one part, which a bias that is not there has as well."""
-    slot = unit.slots.get(role) or unit.slots.get("weight")
-    if slot is None:
-        slot = next(iter(unit.slots.values()))
+    for other in (unit, *found.units):
+        slot = other.slots.get(role) or other.slots.get("weight")
+        if slot is not None:
+            break
+    assert slot is not None
     return _turned(slot.shape, layout.parts_are_turned)[0]
 
 
@@ -561,7 +575,7 @@ _NOTHING = Node("", "", None, 0)
 """Stands for a constant."""
 
 
-def _groups(found: _Set, whole: Unit, scorer: Scorer) -> tuple[int, bool]:
+def _groups(found: _Set, whole: Unit, scorer: Scorer, *, is_split: bool) -> tuple[int, bool]:
     """
     In how many groups parts alternate in a whole, and whether anything says so.
 
@@ -569,7 +583,14 @@ def _groups(found: _Set, whole: Unit, scorer: Scorer) -> tuple[int, bool]:
     ``qkv`` and its kin hold all of q, then all of k, then all of v.
     """
     words = tokens_of(whole.path.rpartition(".")[2])
-    if words[:3] != ("query", "key", "value") or len(found.units) != 3:
-        return 1, found.is_named
-    heads = scorer.heads(whole.node) or scorer.heads(found.node)
-    return (heads, True) if heads else (1, False)
+    if words[:3] == ("query", "key", "value"):
+        members = [_role_in_set(unit.path)[1] for unit in found.units]
+        slot = found.units[0].slots.get("weight") or next(iter(found.units[0].slots.values()))
+        rows = slot.shape[0]
+        heads = scorer.heads(whole.node, rows, is_target=not is_split)
+        heads = heads or scorer.heads(found.node, rows, is_target=is_split)
+        return (heads, True) if heads and members == ["q", "k", "v"] else (1, False)
+    if found.kind == "glu":
+        # Which half gates is a custom of each author, unless the name of the whole says it.
+        return 1, ("glu", "gate_up") in concepts_of(whole.path).members
+    return 1, found.is_named

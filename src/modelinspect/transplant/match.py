@@ -41,7 +41,7 @@ def match(
     ours, our_ties = _distinct(source)
     theirs, their_ties = _distinct(target)
     source_tree, target_tree = build_tree(ours, forms), build_tree(theirs, forms)
-    solver = Solver(ordered=(source.is_ordered, target.is_ordered), facts={**source.facts, **target.facts})
+    solver = Solver(ordered=(source.is_ordered, target.is_ordered), facts=(source.facts, target.facts))
     result = solver.solve(source_tree, target_tree)
     return _plan(source, target, source_tree, target_tree, result, their_ties)
 

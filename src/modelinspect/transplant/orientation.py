@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from math import prod
 
-from modelinspect.transplant.transforms import Step
+from modelinspect.transplant.transforms import Step, shape_after
 from modelinspect.transplant.trees import Node
 
 __all__ = ["how", "reshaped"]
 
 Shape = tuple[int, ...]
+Steps = tuple[Step, ...]
 
 
 def how(source: Node, target: Node) -> tuple[Step, ...] | None:
@@ -27,21 +28,36 @@ def how(source: Node, target: Node) -> tuple[Step, ...] | None:
     return reshaped(source.shape, target.shape)
 
 
-def reshaped(ours: Shape, theirs: Shape) -> tuple[Step, ...] | None:
-    """Steps from shape to shape: none, a transposition, a reshape, or both."""
+def reshaped(ours: Shape, theirs: Shape) -> Steps | None:
+    """
+    Steps from shape to shape: none, a reshape, or an exchange of two axes with or without one.
+
+    Heads may have an axis of their own: (heads·d, n) → (heads, n, d).
+    """
     if ours == theirs:
         return ()
-    if prod(ours) != prod(theirs):
+    if prod(ours) != prod(theirs) or 0 in ours:
         return None
     small, other = _squeezed(ours), _squeezed(theirs)
     if small == other or _are_merged(small, other):
         return (Step("reshape", theirs),)
-    if len(small) == 2 and small[::-1] == other:
-        turn: tuple[Step, ...] = (Step("transpose"),) if len(ours) == 2 else ()
-        if not turn:
-            turn = (Step("reshape", small), Step("transpose"))
-        return turn if other == theirs else (*turn, Step("reshape", theirs))
+    for turn in _exchanges(small):
+        turned = shape_after(small, turn)
+        for back in _exchanges(other):
+            goal = shape_after(other, back)
+            if turned != goal and not _are_merged(turned, goal):
+                continue
+            steps = () if small == ours else (Step("reshape", small),)
+            middle = () if turned == goal else (Step("reshape", goal),)
+            end = () if other == theirs else (Step("reshape", theirs),)
+            return (*steps, *turn, *middle, *back, *end)
     return None
+
+
+def _exchanges(shape: Shape) -> list[Steps]:
+    if len(shape) == 2:
+        return [(), (Step("transpose"),)]
+    return [(), (Step("permute", (0, 2, 1)),)] if len(shape) == 3 else [()]
 
 
 def _squeezed(shape: Shape) -> Shape:

@@ -55,7 +55,7 @@ class Solver:
     Matches subtrees of a source with subtrees of a target.
     """
 
-    def __init__(self, *, ordered: tuple[bool, bool], facts: Facts) -> None:
+    def __init__(self, *, ordered: tuple[bool, bool], facts: tuple[Facts, Facts]) -> None:
         self.ordered, self.facts = ordered, facts
         self._known: dict[tuple[int, int], Result] = {}
 

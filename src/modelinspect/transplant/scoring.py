@@ -87,6 +87,8 @@ def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -
     templates = {template_of(path) for path in paths}
     if len(templates) == 1:
         return Ranks(_ranked([natural(path) for path in paths]), 1.0)
+    if len({_LONE_LETTER.sub("#", template) for template in templates}) == 1:
+        return Ranks(_ranked([natural(path) for path in paths]), 0.9)
     phases = [phase_of(path) for path in paths]
     filled = [_MIDDLE if phase is None else phase for phase in phases]
     if len(set(filled)) == len(filled):
@@ -100,6 +102,7 @@ def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -
 
 
 _MIDDLE = 2.5
+_LONE_LETTER = re.compile(r"(?<![A-Za-z])[a-z](?![A-Za-z])")
 
 
 def _ranked(keys: Iterable[object]) -> list[float]:
@@ -112,7 +115,9 @@ def _ranked(keys: Iterable[object]) -> list[float]:
 
 
 Facts = Mapping[str, Mapping[str, int]]
+_WIDTHS = ("head_dim", "head_size", "attention_head_size", "dim_head", "d_head", "d_kv")
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_query_groups")
+_WIDTHS = ("head_dim", "head_size", "attention_head_size", "dim_head", "d_head", "d_kv")
 _HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "nhead", "heads")
 
 
@@ -122,23 +127,32 @@ class Scorer:
     """
 
     def __init__(
-        self, source: Node, target: Node, *, ordered: tuple[bool, bool], facts: Facts | None = None
+        self, source: Node, target: Node, *, ordered: tuple[bool, bool], facts: tuple[Facts, Facts] = ({}, {})
     ) -> None:
         self.source, self.target = source, target
         self.ordered = ordered
-        self._facts = facts or {}
+        self._facts = facts
         self.neighbours = Neighbours((source, target))
 
-    def heads(self, node: Node) -> int | None:
+    def heads(self, node: Node, rows: int, *, is_target: bool) -> int | None:
         """
         Groups in which an attention's rows go: heads of keys and values, or all heads.
+
+        Args:
+            node: Of the attention or in it.
+            rows: Of all its queries.
+            is_target: The side that the node is of.
         """
+        facts = self._facts[is_target]
         for names in (_KEY_HEADS, _HEADS):
             for above in (node, *node.ancestors()):
-                facts = self._facts.get(above.path, {})
+                known = facts.get(above.path, {})
                 for name in names:
-                    if facts.get(name, 0) > 0:
-                        return facts[name]
+                    if known.get(name, 0) > 0 and rows % known[name] == 0:
+                        return known[name]
+                for name in _WIDTHS if names is _HEADS else ():
+                    if known.get(name, 0) > 0 and rows % known[name] == 0:
+                        return rows // known[name]
         return None
 
     def table(self, sources: Sequence[Node], targets: Sequence[Node]) -> list[list[float]]:

@@ -38,7 +38,7 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "cross": "cross cross_attn cross_attention encdec encoder_attn enc_dec src_attn xattn "
         "encoder_attention crossattention enc_dec_attention multihead_attn enc_attn encoder_decoder_attention",
         "attn": "attn attention self_attn self_attention mha sa selfattention self temporal_attn",
-        "ff": "mlp ffn ff feedforward feed_forward intermediate dense_h_to_4h dense_4h_to_h pwff pwffn",
+        "ff": "mlp ffn ffw ff feedforward feed_forward intermediate dense_h_to_4h dense_4h_to_h pwff pwffn",
         "moe": "experts expert",
     },
     "tower": {"encoder": "encoder enc encoders", "decoder": "decoder dec decoders"},
@@ -190,7 +190,7 @@ _PHASES: tuple[tuple[float, str], ...] = (
     (1.2, "key k"),
     (1.4, "value v"),
     (2.0, "cross encdec"),
-    (3.0, "ff ffn mlp feedforward feed intermediate gate"),
+    (3.0, "ff ffn ffw mlp feedforward feed intermediate gate"),
     (3.5, "up"),
     (4.0, "down output out after second final last post head"),
 )
@@ -213,6 +213,8 @@ def phase_of(path: str) -> float | None:
             shift = 0.5
         elif word in ("pre", "before") and at + 1 < len(words) and words[at + 1] in _PHASE:
             shift = -0.5
+        elif word in ("post", "after", "pre", "before") and at and words[at - 1] in _PHASE:
+            shift = 0.5 if word in ("post", "after") else -0.5
         elif word in _PHASE:
             found.append(_PHASE[word])
     if cross:
@@ -266,6 +268,8 @@ def leaf_of(parts: tuple[str, ...], has_submodules: bool) -> tuple[tuple[str, ..
         return tuple(modules[:-2]), Leaf("" if modules[-1] == "weight" else modules[-1], role)
     if last in _STATISTICS:
         return tuple(modules), Leaf("", _STATISTICS[last])
+    if len(last) > 2 and last[:2] in ("W_", "w_", "b_", "B_"):
+        return tuple(modules), Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
     for suffix, role in (("_g", "g"), ("_v", "v")):
         if last == f"weight{suffix}":
             return tuple(modules), Leaf("", role)
