@@ -28,6 +28,12 @@ from modelinspect.transplant.plan import Assignment, Label, Piece, Plan
 from modelinspect.transplant.transforms import Step, parse_steps
 
 __all__ = [
+    "Brace",
+    "Bracket",
+    "Numbers",
+    "ParsedPiece",
+    "ParsedRow",
+    "Part",
     "PatternPiece",
     "PatternRow",
     "expand",
@@ -35,6 +41,7 @@ __all__ = [
     "name_patterns",
     "numbers_of",
     "parse_pattern",
+    "parse_row",
     "rows",
     "rows_of",
 ]
@@ -603,6 +610,48 @@ def expand_names(pattern: str) -> tuple[str, ...]:
     return tuple(assignment.target for assignment in expand(PatternRow(pattern, ())))
 
 
+class ParsedPiece(NamedTuple):
+    """A source of a row taken apart."""
+
+    name: tuple[Part, ...]
+    transform: tuple[Part, ...]
+
+
+class ParsedRow(NamedTuple):
+    """A row taken apart: every brace has values, as many as its variable."""
+
+    variables: dict[str, Numbers]
+    """The target's, in the order in which they are introduced, and their values there."""
+    target: tuple[Part, ...]
+    pieces: tuple[ParsedPiece, ...]
+    transform: tuple[Part, ...]
+
+
+def parse_row(row: PatternRow) -> ParsedRow:
+    """
+    A row taken apart.
+
+    Raises:
+        ValueError: Something in it is no pattern, or its ranges don't go together.
+    """
+    target = parse_pattern(row.target)
+    if any(isinstance(part, Bracket) for part in target):
+        raise ValueError(f"{row.target!r} has brackets, which join sources; a target takes braces")
+    variables = _introduced(row.target, target)
+    if prod(map(len, variables.values())) > _MOST_VALUES:
+        raise ValueError(f"{row.target!r} stands for more than {_MOST_VALUES:,} tensors")
+    pieces = tuple(
+        ParsedPiece(
+            _filled(parse_pattern(piece.name), variables),
+            _filled(_steps_pattern(piece.transform), variables),
+        )
+        for piece in row.pieces
+    )
+    return ParsedRow(
+        variables, _filled(target, variables), pieces, _filled(_steps_pattern(row.transform), variables)
+    )
+
+
 def expand(row: PatternRow) -> tuple[Assignment, ...]:
     """
     The assignments that a row stands for; the inverse of :func:`rows`.
@@ -610,29 +659,17 @@ def expand(row: PatternRow) -> tuple[Assignment, ...]:
     Raises:
         ValueError: Something in it is no pattern or no step, or its ranges don't go together.
     """
-    target = parse_pattern(row.target)
-    if any(isinstance(part, Bracket) for part in target):
-        raise ValueError(f"{row.target!r} has brackets, which join sources; a target takes braces")
-    variables = _introduced(row.target, target)
-    pieces = [
-        (_filled(parse_pattern(piece.name), variables), _filled(_steps_pattern(piece.transform), variables))
-        for piece in row.pieces
-    ]
-    steps = _filled(_steps_pattern(row.transform), variables)
-    shown = _filled(target, variables)
-    if prod(map(len, variables.values())) > _MOST_VALUES:
-        raise ValueError(f"{row.target!r} stands for more than {_MOST_VALUES:,} tensors")
+    variables, target, pieces, transform = parse_row(row)
     found = []
     for places in product(*(range(len(values)) for values in variables.values())):
         at = dict(zip(variables, places))
         joined = [
-            Piece(name, _parsed(_at(transform, at)))
-            for name_parts, transform in pieces
-            for name in _names_at(name_parts, at)
+            Piece(name, _parsed(_at(piece.transform, at)))
+            for piece in pieces
+            for name in _names_at(piece.name, at)
         ]
-        found.append(
-            Assignment(_at(shown, at), tuple(joined), _parsed(_at(steps, at)), row.label, row.reason)
-        )
+        steps = _parsed(_at(transform, at))
+        found.append(Assignment(_at(target, at), tuple(joined), steps, row.label, row.reason))
     return tuple(found)
 
 

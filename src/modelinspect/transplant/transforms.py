@@ -340,7 +340,7 @@ def _pad_shape(shape: Shape, args: tuple[int, ...]) -> Shape:
 def _pad(array: Any, args: tuple[int, ...], library: Any) -> Any:
     axis, count = args
     shape = (*array.shape[:axis], count, *array.shape[axis + 1 :])
-    return library.concatenate([array, library.zeros(shape, dtype=array.dtype)], axis)
+    return library.concatenate([array, _zeros(array, shape, library)], axis)
 
 
 def _zeros_shape(shape: Shape, args: tuple[int, ...]) -> Shape:
@@ -348,6 +348,8 @@ def _zeros_shape(shape: Shape, args: tuple[int, ...]) -> Shape:
 
 
 def _zeros(array: Any, args: tuple[int, ...], library: Any) -> Any:
+    if hasattr(array, "new_zeros"):  # on the device of the tensor
+        return array.new_zeros(args)
     return library.zeros(args, dtype=array.dtype)
 
 
