@@ -10,11 +10,13 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from invented_pairs import invented
 from pair_scores import Score, Verdict, Weights, score_plan
 from pairs import SOURCES, TARGETS, Fixture, Form, fixtures
 
@@ -42,9 +44,12 @@ def main() -> None:
     parser.add_argument(
         "--failures", action="store_true", help="ours alone, with each tensor that is not right"
     )
+    parser.add_argument("--invented", action="store_true", help="made-up pairs instead of the proven ones")
     parser.add_argument("--target", choices=TARGETS, default="definition", help="what the target is given as")
     chosen = parser.parse_args()
     found = fixtures(chosen.pairs)
+    if chosen.invented:
+        found = [each for each in invented() if fnmatch(each.name, chosen.pairs)]
     if not found:
         parser.error(f"no pair is called {chosen.pairs}")
     ours = [_ours(fixture, form, chosen.target) for fixture in found for form in SOURCES]
@@ -63,7 +68,8 @@ def _ours(fixture: Fixture, form: Form, target: Form) -> Result:
     start = time.perf_counter()
     plan = match(source_side, target_side)
     seconds = time.perf_counter() - start
-    return Result(_OURS, form, score_plan(fixture, plan), seconds)
+    score = score_plan(fixture, plan, is_ordered=source_side.is_ordered)
+    return Result(_OURS, form, score, seconds)
 
 
 def _baselines(found: Iterable[Fixture], target: Form) -> list[Result]:

@@ -142,13 +142,32 @@ def shown(assignment: Assignment | None) -> str:
 # ------------------------------------------------------------------------- verdicts
 
 
-def score_plan(fixture: Fixture, plan: Plan, weights: Weights | None = None) -> Score:
-    """The verdicts on a plan."""
+def score_plan(
+    fixture: Fixture, plan: Plan, weights: Weights | None = None, *, is_ordered: bool = True
+) -> Score:
+    """
+    The verdicts on a plan.
+
+    Args:
+        fixture: With the truth.
+        plan: For two of its sides.
+        weights: To share among several plans.
+        is_ordered: The source had an order. If it had none, nobody can know where some of an
+            invented pair's tensors come from: there a doubt is right and anything else wrong.
+    """
     weights = weights or Weights(fixture)
     claims = {each.target: each for each in plan.assignments}
     excess = set(claims) - {row.name for row in plan.target}
     assert not excess, f"the plan fills what the target has not: {sorted(excess)[:9]}"
-    return Score(fixture, tuple(_judged(fixture, plan.target, claims, weights)))
+    verdicts = _judged(fixture, plan.target, claims, weights)
+    if not is_ordered and fixture.open:
+        verdicts = (_unknowable(each) if each.target in fixture.open else each for each in verdicts)
+    return Score(fixture, tuple(verdicts))
+
+
+def _unknowable(verdict: Verdict) -> Verdict:
+    outcome: Outcome = "right" if verdict.outcome in ("doubted", "missing") else "wrong"
+    return verdict._replace(outcome=outcome, true=f"{verdict.true}, which nobody can know")
 
 
 def _judged(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +22,18 @@ from modelinspect.tensors import ParameterTable, Storage, TensorInfo
 from modelinspect.transplant.plan import Assignment, Piece, Side
 from modelinspect.transplant.transforms import parse_steps
 
-__all__ = ["FOLDER", "SOURCES", "TARGETS", "Fixture", "Form", "Tensor", "fixtures", "shuffled", "side_of"]
+__all__ = [
+    "FOLDER",
+    "SOURCES",
+    "TARGETS",
+    "Fixture",
+    "Form",
+    "Tensor",
+    "fixtures",
+    "renamed",
+    "shuffled",
+    "side_of",
+]
 
 FOLDER = Path(__file__).parents[1] / "transplant" / "pairs"
 
@@ -65,6 +77,8 @@ class Fixture:
     made: frozenset[str]
     free: frozenset[str]
     """Their values show in no output, so that any claim is right."""
+    open: frozenset[str] = frozenset()
+    """Nobody can know where they come from, the source having no order."""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Fixture:
@@ -78,6 +92,7 @@ class Fixture:
             {target: _truth(target, *each) for target, each in data["truth"].items()},
             frozenset(data["made"]),
             frozenset(data["free"]),
+            frozenset(data.get("open", ())),
         )
 
     @classmethod
@@ -107,6 +122,36 @@ class Fixture:
 def fixtures(pattern: str = "*") -> list[Fixture]:
     """The fixtures whose names fit a glob, by name."""
     return [Fixture.load(path) for path in sorted(FOLDER.glob(f"{pattern}.json"))]
+
+
+def renamed(fixture: Fixture, seed: int) -> Fixture:
+    """
+    The same pair with a random word for each word in the names of the source's modules.
+
+    Numbers and the last part of a name stay.
+    """
+    chance, words = random.Random(seed), dict[str, str]()
+
+    def word(match: re.Match[str]) -> str:
+        if match[0] not in words:
+            words[match[0]] = "".join(chance.choices("bcdfghjklmnprstvwz", k=6))
+        return words[match[0]]
+
+    def other(name: str, *, is_tensor: bool = True) -> str:
+        path, dot, leaf = name.rpartition(".") if is_tensor else (name, "", "")
+        return re.sub(r"[A-Za-z]+", word, path) + dot + leaf
+
+    half = fixture.source
+    tensors = tuple(
+        row._replace(name=other(row.name), tied=row.tied and other(row.tied)) for row in half.tensors
+    )
+    modules = {other(path, is_tensor=False): name for path, name in half.modules.items()}
+    facts = {other(path, is_tensor=False): found for path, found in half.facts.items()}
+    truth = {
+        target: each._replace(pieces=tuple(p._replace(name=p.name and other(p.name)) for p in each.pieces))
+        for target, each in fixture.truth.items()
+    }
+    return replace(fixture, source=_Half(tensors, modules, facts), truth=truth)
 
 
 def _half(data: Mapping[str, Any]) -> _Half:
