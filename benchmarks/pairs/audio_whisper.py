@@ -29,7 +29,8 @@ for _side in ("encoder", "decoder"):
         _at, _own = f"{_side}.blocks.*.{_ours}", f"model.{_side}.layers.*.{_theirs}"
         _RULES |= {
             f"{_at}.query": f"{_own}.q_proj", f"{_at}.key": f"{_own}.k_proj",
-            f"{_at}.value": f"{_own}.v_proj", f"{_at}.out": f"{_own}.out_proj", f"{_at}_ln": f"{_own}_layer_norm",
+            f"{_at}.value": f"{_own}.v_proj", f"{_at}.out": f"{_own}.out_proj",
+            f"{_at}_ln": f"{_own}_layer_norm",
         }  # fmt: skip
     for _ours, _theirs in (("mlp.0", "fc1"), ("mlp.2", "fc2"), ("mlp_ln", "final_layer_norm")):
         _RULES[f"{_side}.blocks.*.{_ours}"] = f"model.{_side}.layers.*.{_theirs}"
