@@ -247,11 +247,11 @@ def _seresnet_timm_plain() -> Pair:
     )  # fmt: skip
     target = _SqueezingNet(widths, depths)
     places = [(stage, at) for stage, depth in enumerate(depths) for at in range(depth)]
-    shapes = {
-        rf"units\.{number}\.gate\.{leaf}\.weight": f"reshape({widths[stage] // divisor}, {widths[stage] * divisor // 8})"
-        for number, (stage, _) in enumerate(places)
-        for leaf, divisor in (("down", 8), ("up", 1))
-    }
+    shapes = {}
+    for number, (stage, _) in enumerate(places):
+        width, narrow = widths[stage], widths[stage] // 8
+        shapes[rf"units\.{number}\.gate\.down\.weight"] = f"reshape({narrow}, {width})"
+        shapes[rf"units\.{number}\.gate\.up\.weight"] = f"reshape({width}, {narrow})"
     truth = renamed(
         target,
         (r"^entry\.0", "conv1"),
