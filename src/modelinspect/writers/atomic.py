@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO, TextIO, cast
 
 from modelinspect.errors import TargetError, visible
 
-__all__ = ["check_folder", "replacing", "replacing_bytes"]
+__all__ = ["check_folder", "replacing", "replacing_bytes", "usual_mode"]
 
 
 def check_folder(path: str) -> None:
@@ -75,7 +75,7 @@ def _replacing(path: str, how: dict[str, Any]) -> Iterator[IO[Any]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, _usual_mode(real))
+        os.chmod(temporary, usual_mode(real))
         os.replace(temporary, real)
     except BaseException:
         with suppress(OSError):
@@ -94,10 +94,12 @@ def _cannot(path: str, error: OSError) -> TargetError:
     return TargetError(f"{visible(path)} cannot be written: {error.strerror}")
 
 
-def _usual_mode(path: str) -> int:
-    """Permissions of the file that is replaced, or those of a new file under the umask."""
+def usual_mode(path: str, new: int = 0o666) -> int:
+    """
+    Permissions of the file that is replaced, or those of a new one under the umask.
+    """
     with suppress(OSError):
         return os.stat(path).st_mode & 0o777
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return new & ~mask

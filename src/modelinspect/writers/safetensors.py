@@ -9,12 +9,12 @@ padded with blanks to a multiple of 8 bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import BinaryIO, NamedTuple
 
-from modelinspect.dtypes import DType
 from modelinspect.errors import UsageError, visible
+from modelinspect.writers.copying import Writable, put
+from modelinspect.writers.entry import Entry
 
 __all__ = ["Entry", "write_safetensors"]
 
@@ -27,23 +27,8 @@ _MAX_HEADER_BYTES = 100_000_000
 _RANK = {spelling: rank for rank, spelling in enumerate(_ORDER)}
 
 
-class Entry(NamedTuple):
-    """One tensor to write."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    read: Callable[[], Iterable[bytes | bytearray | memoryview]]
-    """Gives its bytes, contiguous and little-endian, when it is its turn; buffers of any kind."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes in the file."""
-        return self.dtype.nbytes(prod(self.shape))
-
-
 def write_safetensors(
-    stream: BinaryIO, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+    stream: Writable, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
 ) -> None:
     """
     Write tensors, one at a time.
@@ -61,10 +46,7 @@ def write_safetensors(
     ordered = sorted(entries, key=lambda entry: (_RANK.get(entry.dtype.safetensors or "", 0), entry.name))
     stream.write(_encoded(_header(ordered, metadata)))
     for entry in ordered:
-        written = 0
-        for chunk in entry.read():
-            stream.write(chunk)
-            written += memoryview(chunk).nbytes
+        written = sum(put(stream, chunk) for chunk in entry.read())
         if written != entry.nbytes:
             raise ValueError(f"{entry.name!r} takes {entry.nbytes} bytes, and {written} came")
 
