@@ -54,14 +54,16 @@ def _lowered(link: Link, sources: Sequence[Node], target: Node, has_rotation: bo
         return link
     found = [sources[at] for at, _ in link.pieces if at >= 0]
     for node in (target, *found[:1]):
-        judged = _doubt(node, found[0] if found else target, target, has_rotation)
+        judged = _doubt(node, found[0] if found else target, target, has_rotation, len(link.pieces) == 1)
         if judged is not None:
             label, reason = weaker((link.label, link.reason), judged)
             link = link._replace(label=label, reason=reason)
     return link
 
 
-def _doubt(node: Node, source: Node, target: Node, has_rotation: bool) -> tuple[Label, str] | None:
+def _doubt(
+    node: Node, source: Node, target: Node, has_rotation: bool, is_copy: bool
+) -> tuple[Label, str] | None:
     module = node.parent
     assert module is not None
     members = concepts_of(module.path).members
@@ -70,7 +72,12 @@ def _doubt(node: Node, source: Node, target: Node, has_rotation: bool) -> tuple[
     last = {member for family, member in concepts_of(module.name).members if family in ("qkvo", "glu")}
     if _has_gates(module) and not _same_words(source, target):
         return "ambiguous", "its gates may lie in another order"
+    if is_copy and _is_patch(source, target):
+        return "ambiguous", "pixels of a patch may lie before or after their channels"
     if last & {"qkv", "kv", "gate_up"} or _is_composite(module):
+        words = [_fusion(each) for each in (source, target)]
+        if words[0] != words[1] and is_copy:
+            return "ambiguous", "rows that are fused may lie in another order"
         return "likely", "by name; rows that are fused may lie in another order"
     if last & {"q", "k"} and has_rotation:
         if _has_short_name(source) != _has_short_name(target):
@@ -94,6 +101,26 @@ def _is_by_head(node: Node) -> bool:
     """One word for all three, query_key_value: rows that go head by head, as is the custom."""
     assert node.parent is not None
     return tokens_of(node.parent.name)[:3] == ("query", "key", "value")
+
+
+def _fusion(node: Node) -> str:
+    """What the name says that is fused; its last word where it says nothing."""
+    assert node.parent is not None
+    members = {m for family, m in concepts_of(node.parent.name).members if family in ("qkvo", "glu")}
+    return "".join(sorted(members & {"qkv", "kv", "gate_up"})) or node.parent.name
+
+
+def _is_patch(source: Node, target: Node) -> bool:
+    """A convolution over patches on one side, a matrix on the other."""
+    ours, theirs = source.shape, target.shape
+    longer, shorter = (ours, theirs) if len(ours) > len(theirs) else (theirs, ours)
+    if len(shorter) != 2 or len(longer) <= 3 or longer[1] == 1 or max(longer[2:]) == 1:
+        return False
+    return any(
+        "patch" in tokens_of(node.path)
+        or not {("kind", "embedding"), ("kind", "stem")}.isdisjoint(concepts_of(node.path).members)
+        for node in (source, target)
+    )
 
 
 def _has_short_name(node: Node) -> bool:

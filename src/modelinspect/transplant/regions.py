@@ -21,13 +21,13 @@ from modelinspect.transplant.combining import combine
 from modelinspect.transplant.links import Link, Result, weaker
 from modelinspect.transplant.orientation import how
 from modelinspect.transplant.plan import Label
-from modelinspect.transplant.scoring import Facts, Scorer, are_opposed, name_score, natural
+from modelinspect.transplant.scoring import Facts, Scorer, are_opposed, name_score, natural, ranks
 from modelinspect.transplant.trees import Node, template_of
 
 __all__ = ["Solver"]
 
 _SURE = 1.0
-_DOUBTFUL = 0.3
+_DOUBTFUL = 0.5
 _ENOUGH = 0.7
 """Score that a pair needs where some of its group must stay alone."""
 _LARGEST_TABLE = 80
@@ -40,6 +40,8 @@ class _Group(NamedTuple):
     targets: list[Node]
     is_exact: bool
     """Equal roles and shapes; else as many elements."""
+    is_listed: bool = False
+    """One node each, which have the same place in lists of equal length."""
 
 
 class _Pair(NamedTuple):
@@ -95,6 +97,8 @@ class _Region:
         self.left_sources: list[Node] = []
         self.left_targets: list[Node] = []
         self.taken: set[int] = set()
+        self.unsure: set[tuple[int, int]] = set()
+        """Modules, one of each side, that were paired without being sure."""
 
     def result(self) -> Result:
         """Take both apart, pair what is equal, combine what is left."""
@@ -142,7 +146,8 @@ class _Region:
             self.taken.add(id(each.target))
             self.taken.update(id(node) for node, _ in each.pieces)
             if each.pieces[0][0].parent is not None and each.target.parent is not None:
-                self.scorer.neighbours.add(each.pieces[0][0], each.target)
+                if each.label != "ambiguous":
+                    self.scorer.learn(each.pieces[0][0], each.target)
         self.left_sources = [node for node in self.left_sources if id(node) not in self.taken]
         self.left_targets = [node for node in self.left_targets if id(node) not in self.taken]
 
@@ -185,10 +190,18 @@ class _Region:
     def _parts(self) -> tuple[list[_Group], list[Node], list[Node]]:
         """Groups of equal parts, and the tensors that have no equal."""
         waiting: list[tuple[int, int, int, Node]] = []
-        sides = (self.source, self.target)
-        for side, root in enumerate(sides):
-            for node in map(_innermost, root.children or [root]):
-                heapq.heappush(waiting, (-node.size, side, node.start * 64 + node.depth, node))
+        aligned = _aligned_lists(self.source, self.target)
+        reached: set[int] = set()
+
+        def push(side: int, nodes: Iterable[Node]) -> None:
+            for node in map(_innermost, nodes):
+                if id(node) in aligned:
+                    reached.add(id(node))
+                else:
+                    heapq.heappush(waiting, (-node.size, side, node.start * 64 + node.depth, node))
+
+        for side, root in enumerate((self.source, self.target)):
+            push(side, root.children or [root])
         groups: list[_Group] = []
         alone: tuple[list[Node], list[Node]] = ([], [])
         while waiting:
@@ -203,14 +216,22 @@ class _Region:
                 for node in rest[side]:
                     if node.is_leaf:
                         alone[side].append(node)
-                    for child in map(_innermost, node.children):
-                        heapq.heappush(waiting, (-child.size, side, child.start * 64 + child.depth, child))
+                    push(side, node.children)
+        for source, target in {id(pair): pair for pair in aligned.values()}.values():
+            if id(source) in reached and id(target) in reached:
+                groups.append(_Group([source], [target], source.key == target.key, is_listed=True))
+            else:
+                alone[0].extend(source.leaves() if id(source) in reached else ())
+                alone[1].extend(target.leaves() if id(target) in reached else ())
         return groups, alone[0], alone[1]
 
     # --------------------------------------------------------------------- pairing
 
     def _pairs(self, group: _Group) -> Iterator[_Pair]:
         sources, targets = group.sources, group.targets
+        if group.is_listed:
+            yield _Pair(sources[0], targets[0], "certain", "in the order of their numbers")
+            return
         if len(sources) == len(targets) == 1:
             pair = self._only(sources[0], targets[0], group.is_exact)
             if pair is not None:
@@ -230,11 +251,16 @@ class _Region:
         score = name_score(source.below(self.source), target.below(self.target))
         if self.is_whole and is_exact:
             return _Pair(source, target, "certain", "the only one of its shape there")
-        if score < 0 and source.count <= _MANY and are_opposed(source.path, target.path):
+        are_vectors = max(len(leaf.shape) for leaf in source.leaves()) < 2
+        if (
+            score < 0
+            and source.count <= _MANY
+            and are_opposed(source.path, target.path, are_vectors=are_vectors)
+        ):
             return None
         if source.count > _MANY or (score > _ENOUGH and is_exact):
             return _Pair(source, target, "certain", "the only one of its shape there, and the names agree")
-        if score < -1.0 and max(len(leaf.shape) for leaf in source.leaves()) < 2:
+        if score < -1.0 and are_vectors:
             return None
         return _Pair(source, target, "likely", "the only one of its shape there")
 
@@ -247,6 +273,19 @@ class _Region:
             return None
         left, right = list(ours.values()), list(theirs.values())
         scores = [[self._list_score(a, b) for b in right] for a in left]
+        ordered = self.solver.ordered
+        our_ranks, their_ranks = (
+            ranks(
+                [nodes[0].below(root) for nodes in lists],
+                [nodes[0].position for nodes in lists],
+                is_ordered=known,
+            )
+            for lists, root, known in ((left, self.source, ordered[0]), (right, self.target, ordered[1]))
+        )
+        weight = 1.5 * min(our_ranks.trust, their_ranks.trust)
+        for line, place in zip(scores, our_ranks.order):
+            for at, other in enumerate(their_ranks.order):
+                line[at] += weight * (1 - abs(place - other))
         chosen = assign(scores)
         losses, rivals = margins(scores, chosen)
         pairs = []
@@ -301,6 +340,8 @@ class _Region:
             taken_sources.add(at)
             taken_targets.add(to)
             label, reason = _judged(losses[row])
+            if (id(sources[at].parent), id(targets[to].parent)) in self.unsure:
+                label, reason = "ambiguous", "its module is not sure"
             rival: tuple[Node, ...] = ()
             if label == "ambiguous" and rivals[row] >= 0:
                 other = rivals[row] if is_turned else _row_of(chosen, rivals[row])
@@ -334,7 +375,8 @@ class _Region:
         if 2 * len(inner.links) < min(pair.source.count, pair.target.count) and not inner.links:
             self._leave([pair.source], [pair.target])
             return
-        self.scorer.neighbours.add(pair.source, pair.target)
+        if pair.label != "ambiguous":
+            self.scorer.learn(pair.source, pair.target)
         here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
         for link in inner.links:
             label, reason = weaker((link.label, link.reason), (pair.label, pair.reason))
@@ -345,6 +387,9 @@ class _Region:
             for targets, sources in inner.doubts
         ]
         if pair.label == "ambiguous":
+            self.unsure.add(
+                (id(pair.source.parent), id(pair.target.parent)) if pair.source.is_leaf else (0, 0)
+            )
             rivals = [pair.source, *pair.rivals]
             self.doubts.append(((there,), tuple(node.start - self.source.start for node in rivals)))
         leaves_source, leaves_target = list(pair.source.leaves()), list(pair.target.leaves())
@@ -361,6 +406,53 @@ def _innermost(node: Node) -> Node:
     while len(node.children) == 1 and not node.children[0].is_leaf:
         node = node.children[0]
     return node
+
+
+def _aligned_lists(source: Node, target: Node) -> dict[int, tuple[Node, Node]]:
+    """
+    Members of lists of equal length, most of whose members are equal, by place.
+
+    A first block may hold more than those after it: then content alone would shift the rest.
+    """
+    ours, theirs = _block_lists(source), _block_lists(target)
+    found: list[tuple[float, list[Node], list[Node]]] = []
+    for a in ours:
+        for b in theirs:
+            if len(a) == len(b):
+                equal = sum(s.key == t.key for s, t in zip(a, b)) / len(a)
+                alike = min(min(s.size, t.size) / max(s.size, t.size) for s, t in zip(a, b))
+                if alike > _ALIKE and 0.5 <= equal < 1:
+                    names = name_score(a[0].below(source), b[0].below(target))
+                    found.append((5 * equal + names, a, b))
+    aligned: dict[int, tuple[Node, Node]] = {}
+    for _, a, b in sorted(found, key=lambda each: -each[0]):
+        if not any(id(node) in aligned for node in (*a, *b)):
+            for pair in zip(a, b):
+                aligned[id(pair[0])] = aligned[id(pair[1])] = pair
+    return aligned
+
+
+_ALIKE = 0.6
+
+
+def _block_lists(root: Node) -> list[list[Node]]:
+    """The lists of blocks under a node that no other list's block holds."""
+    lists: dict[str, list[Node]] = defaultdict(list)
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        blocks: dict[str, list[Node]] = defaultdict(list)
+        for child in node.children:
+            if child.count > _MANY and any(letter.isdigit() for letter in child.name):
+                blocks[template_of(child.below(root))].append(_innermost(child))
+        for template, members in blocks.items():
+            if len(members) > 1:
+                lists[template] += members
+        listed = {id(child) for members in blocks.values() if len(members) > 1 for child in members}
+        pending += [
+            child for child in map(_innermost, node.children) if not child.is_leaf and id(child) not in listed
+        ]
+    return [sorted(members, key=lambda node: natural(node.path)) for members in lists.values()]
 
 
 def _difficulty(group: _Group) -> tuple[bool, bool, int, int]:

@@ -5,12 +5,13 @@ How well a source's node and a target's go together, by everything but shape.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from modelinspect.transplant.trees import Node, template_of
-from modelinspect.transplant.vocabulary import Concepts, concepts_of, phase_of
+from modelinspect.transplant.vocabulary import Concepts, concepts_of, phase_of, tokens_of
 
 __all__ = ["Facts", "Neighbours", "Scorer", "are_opposed", "name_score", "natural", "ranks"]
 
@@ -61,6 +62,49 @@ class Neighbours:
         return 0.0
 
 
+class Translation:
+    """
+    Which words of one author stand where the other's do, learned from pairs that are sure.
+    """
+
+    def __init__(self) -> None:
+        self._together: Counter[tuple[str, str]] = Counter()
+        self._alone: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+
+    def learn(self, ours: str, theirs: str) -> None:
+        """A pair more, by the relative paths of its nodes."""
+        left, right = _own_words(ours, theirs)
+        self._alone[0].update(left)
+        self._alone[1].update(right)
+        self._together.update((a, b) for a in left for b in right)
+
+    def agreement(self, ours: str, theirs: str) -> float:
+        """0 to 1: how well the words that are in one of them only go together."""
+        left, right = _own_words(ours, theirs)
+        if not left or not right:
+            return 0.0
+        return sum(max(self._dice(a, b) for b in right) for a in left) / len(left)
+
+    def _dice(self, ours: str, theirs: str) -> float:
+        together = self._together[ours, theirs]
+        return 2 * together / (self._alone[0][ours] + self._alone[1][theirs]) if together else 0.0
+
+
+def _own_words(ours: str, theirs: str) -> tuple[frozenset[str], frozenset[str]]:
+    left, right = _words(ours), _words(theirs)
+    return left - right, right - left
+
+
+@lru_cache(maxsize=262144)
+def _words(path: str) -> frozenset[str]:
+    return frozenset(
+        word
+        for part in path.split(".")
+        for word in tokens_of(part)
+        if not word.isdigit() and word not in _EVERYWHERE
+    )
+
+
 _MOST_IMAGES = 12
 _FAR = 1000
 
@@ -87,6 +131,8 @@ def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -
     templates = {template_of(path) for path in paths}
     if len(templates) == 1:
         return Ranks(_ranked([natural(path) for path in paths]), 1.0)
+    if _differ_in_numbers(paths):
+        return Ranks(_ranked([natural(path) for path in paths]), 0.9)
     if len({_LONE_LETTER.sub("#", template) for template in templates}) == 1:
         return Ranks(_ranked([natural(path) for path in paths]), 0.9)
     phases = [phase_of(path) for path in paths]
@@ -97,8 +143,18 @@ def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -
     if len(set(filled)) > 1:
         return Ranks(_ranked(keys), 0.5)
     return Ranks(
-        _ranked(positions if is_ordered else [natural(path) for path in paths]), 0.4 if is_ordered else 0.2
+        _ranked(positions if is_ordered else [natural(path) for path in paths]), 0.25 if is_ordered else 0.05
     )
+
+
+def _differ_in_numbers(paths: Sequence[str]) -> bool:
+    """Where neighbours in natural order part, numbers stand, as in layers.0.norm and layers.1.net."""
+    ordered = sorted(map(natural, paths))
+    for left, right in zip(ordered, ordered[1:]):
+        first = next(((a, b) for a, b in zip(left, right) if a != b), None)
+        if first is None or first[0][0] or first[1][0]:
+            return False
+    return len(ordered) > 1
 
 
 _MIDDLE = 2.5
@@ -133,6 +189,7 @@ class Scorer:
         self.ordered = ordered
         self._facts = facts
         self.neighbours = Neighbours((source, target))
+        self.translation = Translation()
 
     def heads(self, node: Node, rows: int, *, is_target: bool) -> int | None:
         """
@@ -155,6 +212,11 @@ class Scorer:
                         return rows // known[name]
         return None
 
+    def learn(self, source: Node, target: Node) -> None:
+        """Take a pair that is sure for evidence of others."""
+        self.neighbours.add(source, target)
+        self.translation.learn(source.below(self.source), target.below(self.target))
+
     def table(self, sources: Sequence[Node], targets: Sequence[Node]) -> list[list[float]]:
         """
         Scores, a row a source. Above 0 speaks for a pair, below against it.
@@ -169,8 +231,10 @@ class Scorer:
         return [
             [
                 name_score(left, right)
+                + _TRANSLATED * self.translation.agreement(left, right)
                 + _NEAR * self.neighbours.closeness(source, target)
                 + weight * (1 - abs(place - other))
+                - _FREQUENCY * abs(source.frequency - target.frequency)
                 for target, right, other in zip(targets, theirs, their_ranks.order)
             ]
             for source, left, place in zip(sources, ours, our_ranks.order)
@@ -178,6 +242,8 @@ class Scorer:
 
 
 _RANK = 1.5
+_TRANSLATED = 1.5
+_FREQUENCY = 3.0
 _NEAR = 4.0
 
 
@@ -191,9 +257,13 @@ def name_score(ours: str, theirs: str) -> float:
     score += _word_overlap(left, right)
     if left.numbers and left.numbers == right.numbers:
         score += 0.5
-    if ours.rpartition(".")[2] == theirs.rpartition(".")[2] and not ours.rpartition(".")[2].isdigit():
+    last = ours.rpartition(".")[2]
+    if last == theirs.rpartition(".")[2] and not last.isdigit() and last not in _EVERYWHERE:
         score += 1.0
     return score
+
+
+_EVERYWHERE = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
 
 
 def _last_agreement(ours: str, theirs: str) -> float:
@@ -207,11 +277,15 @@ def _word_overlap(left: Concepts, right: Concepts) -> float:
     return 1.5 * common / len(left.words | right.words)
 
 
-def are_opposed(ours: str, theirs: str) -> bool:
-    """One is a head and the other is not, or they are of different towers, embeddings or the like."""
+def are_opposed(ours: str, theirs: str, *, are_vectors: bool) -> bool:
+    """
+    One is a head and the other is not, or they are of different towers, embeddings or the like.
+
+    Vectors are norms mostly, and the last norm may be a head's or not.
+    """
     left, right = concepts_of(ours), concepts_of(theirs)
     heads = [("kind", "head") in each.members for each in (left, right)]
-    if heads[0] != heads[1]:
+    if heads[0] != heads[1] and not are_vectors:
         return True
     for family in ("tower", "modality", "embedding", "qkvo"):
         mine = {member for of, member in left.members if of == family}

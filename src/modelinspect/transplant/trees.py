@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -48,6 +49,8 @@ class Node:
     depth: int = 0
     start: int = 0
     """Rank of its first tensor among all, in the tree's own order."""
+    frequency: float = 1.0
+    """In which share of the blocks that repeat around it there is one like it."""
 
     @property
     def is_leaf(self) -> bool:
@@ -138,6 +141,7 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         tensor = Node(parts[-1], row.name, node, position, row=row, role=leaf.role)
         node.children.append(tensor)
     _sum_up(root, forms)
+    _count_alike(root)
     return root
 
 
@@ -187,3 +191,26 @@ def _sum_up(root: Node, forms: Forms) -> None:
         for child in node.children:
             child.start = start
             start += child.count
+
+
+def _count_alike(root: Node) -> None:
+    """A shortcut is in some blocks, what it runs beside is in all: that tells them apart."""
+    nodes = [root]
+    for node in nodes:
+        nodes.extend(node.children)
+    templates = {id(node): template_of(node.path) for node in nodes}
+    blocks = Counter(templates.values())
+    places = {}
+    for node in nodes:
+        block = next((above for above in node.ancestors() if _is_numbered(above, blocks, templates)), None)
+        if block is not None:
+            places[id(node)] = (templates[id(block)], node.path[len(block.path) :])
+    alike = Counter(places.values())
+    for node in nodes:
+        place = places.get(id(node))
+        if place is not None:
+            node.frequency = alike[place] / blocks[place[0]]
+
+
+def _is_numbered(node: Node, blocks: Counter[str], templates: Mapping[int, str]) -> bool:
+    return blocks[templates[id(node)]] > 1 and any(letter.isdigit() for letter in node.name)

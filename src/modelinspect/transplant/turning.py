@@ -37,7 +37,7 @@ def turned(
     if not any(True in found for found in votes.values()):
         return list(links)
     return [
-        _decided(link, votes, targets[link.target])
+        _decided(link, votes, sources, targets[link.target])
         if _is_matrix(link, sources, targets[link.target])
         and _is_square(link, sources, targets[link.target])
         and not _is_table(link, sources, targets[link.target], classes)
@@ -47,19 +47,18 @@ def turned(
 
 
 def _is_matrix(link: Link, sources: Sequence[Node], target: Node) -> bool:
-    return (
-        len(target.shape) == 2
-        and target.role == "weight"
-        and all(at < 0 or len(sources[at].shape) == 2 for at, _ in link.pieces)
-    )
+    """A weight that is a matrix on each side, but for an axis of heads."""
+    shapes = [target.shape, *(sources[at].shape for at, _ in link.pieces if at >= 0)]
+    return target.role == "weight" and min(map(len, shapes)) == 2 and max(map(len, shapes)) <= 3
 
 
 def _is_square(link: Link, sources: Sequence[Node], target: Node) -> bool:
-    """Taken as it is, and as high as wide."""
-    return (
-        len(link.pieces) == 1
-        and target.shape[0] == target.shape[1]
-        and sources[link.pieces[0][0]].shape == target.shape
+    """Taken as it is, or reshaped, and as high as wide."""
+    steps = [*link.pieces[0][1], *link.steps]
+    if len(link.pieces) > 1 or any(step.op != "reshape" for step in steps):
+        return False
+    return any(
+        len(shape) == 2 and shape[0] == shape[1] for shape in (target.shape, sources[link.pieces[0][0]].shape)
     )
 
 
@@ -82,7 +81,7 @@ def _is_table(link: Link, sources: Sequence[Node], target: Node, classes: Mappin
     )
 
 
-def _decided(link: Link, votes: Mapping[int, set[bool]], target: Node) -> Link:
+def _decided(link: Link, votes: Mapping[int, set[bool]], sources: Sequence[Node], target: Node) -> Link:
     for above in target.ancestors():
         found = votes.get(id(above))
         if not found:
@@ -91,8 +90,10 @@ def _decided(link: Link, votes: Mapping[int, set[bool]], target: Node) -> Link:
             return link
         ((at, steps),) = link.pieces
         if found == {True}:
+            first = len(sources[at].shape) == 2
+            turn = (Step("transpose"), *steps) if first else (*steps, Step("transpose"))
             return link._replace(
-                pieces=((at, (*steps, Step("transpose"))),),
+                pieces=((at, turn),),
                 reason=f"{link.reason}; transposed as those beside it",
             )
         label, reason = weaker(

@@ -186,11 +186,11 @@ _BESIDE = frozenset({"post", "pre", "after", "before"})
 
 _PHASES: tuple[tuple[float, str], ...] = (
     (0.5, "pre input before first in patch stem embed embeddings embedding"),
-    (1.0, "self attn attention sa mha query q"),
+    (1.0, "self attn attention sa mha query q mixing mixer token tokens spatial temporal"),
     (1.2, "key k"),
     (1.4, "value v"),
     (2.0, "cross encdec"),
-    (3.0, "ff ffn ffw mlp feedforward feed intermediate gate"),
+    (3.0, "ff ffn ffw mlp feedforward feed intermediate gate channel channels"),
     (3.5, "up"),
     (4.0, "down output out after second final last post head"),
 )
@@ -215,6 +215,8 @@ def phase_of(path: str) -> float | None:
             shift = -0.5
         elif word in ("post", "after", "pre", "before") and at and words[at - 1] in _PHASE:
             shift = 0.5 if word in ("post", "after") else -0.5
+        elif word in ("post", "after", "pre", "before") and at + 1 < len(words):
+            continue
         elif word in _PHASE:
             found.append(_PHASE[word])
     if cross:
