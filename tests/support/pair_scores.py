@@ -154,18 +154,23 @@ def score_plan(
         weights: To share among several plans.
         is_ordered: The source had an order. If it had none, nobody can know where some of an
             invented pair's tensors come from: there a doubt is right and anything else wrong.
+            With an order they may be likely; certain they can't be.
     """
     weights = weights or Weights(fixture)
     claims = {each.target: each for each in plan.assignments}
     excess = set(claims) - {row.name for row in plan.target}
     assert not excess, f"the plan fills what the target has not: {sorted(excess)[:9]}"
     verdicts = _judged(fixture, plan.target, claims, weights)
-    if not is_ordered and fixture.open:
-        verdicts = (_unknowable(each) if each.target in fixture.open else each for each in verdicts)
+    if fixture.open:
+        verdicts = (
+            _unknowable(each, is_ordered) if each.target in fixture.open else each for each in verdicts
+        )
     return Score(fixture, tuple(verdicts))
 
 
-def _unknowable(verdict: Verdict) -> Verdict:
+def _unknowable(verdict: Verdict, is_ordered: bool) -> Verdict:
+    if is_ordered and verdict.label != "certain":
+        return verdict
     outcome: Outcome = "right" if verdict.outcome in ("doubted", "missing") else "wrong"
     return verdict._replace(outcome=outcome, true=f"{verdict.true}, which nobody can know")
 
