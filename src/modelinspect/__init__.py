@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from modelinspect.api import load_definition as load_definition
     from modelinspect.api import open_checkpoint as open_checkpoint
     from modelinspect.api import params as params
+    from modelinspect.api import plan_transplant as plan_transplant
+    from modelinspect.api import transplant as transplant
     from modelinspect.dtypes import DType as DType
     from modelinspect.errors import ModelInspectError as ModelInspectError
     from modelinspect.live.adapters import lightning_callback as lightning_callback
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from modelinspect.tensors import Checkpoint as Checkpoint
     from modelinspect.tensors import ParameterTable as ParameterTable
     from modelinspect.tensors import TensorInfo as TensorInfo
+    from modelinspect.transplant.plan import Plan as Plan
 
     __version__: str
 
@@ -51,6 +54,7 @@ _HOME = {
     "ModelInspectError": "errors",
     "ParameterTable": "tensors",
     "ParamsReport": "analysis.listing",
+    "Plan": "transplant.plan",
     "TensorInfo": "tensors",
     "Thresholds": "analysis.gradients",
     "compare_runs": "api",
@@ -61,7 +65,9 @@ _HOME = {
     "load_definition": "api",
     "open_checkpoint": "api",
     "params": "api",
+    "plan_transplant": "api",
     "trainer_callback": "live.adapters",
+    "transplant": "api",
     "watch": "live.watch",
 }
 
@@ -78,6 +84,7 @@ __all__ = [
     "ModelInspectError",
     "ParameterTable",
     "ParamsReport",
+    "Plan",
     "TensorInfo",
     "Thresholds",
     "__version__",
@@ -89,7 +96,9 @@ __all__ = [
     "load_definition",
     "open_checkpoint",
     "params",
+    "plan_transplant",
     "trainer_callback",
+    "transplant",
     "watch",
 ]
 

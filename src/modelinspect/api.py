@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
@@ -26,8 +27,19 @@ if TYPE_CHECKING:
     from modelinspect.analysis.runs import RunsReport
     from modelinspect.analysis.summary import ValueSummary
     from modelinspect.live.definition import Definition
+    from modelinspect.transplant.plan import Plan, Side
 
-__all__ = ["compare_runs", "count", "fit", "grads", "load_definition", "open_checkpoint", "params"]
+__all__ = [
+    "compare_runs",
+    "count",
+    "fit",
+    "grads",
+    "load_definition",
+    "open_checkpoint",
+    "params",
+    "plan_transplant",
+    "transplant",
+]
 
 Inspectable = Union[str, "os.PathLike[str]", Checkpoint, "Definition", ParameterTable, Mapping[str, Any], Any]
 """A target as on the command line, a path, a checkpoint, a definition, a table, an
@@ -343,6 +355,206 @@ def compare_runs(
     from modelinspect.analysis import runs
 
     return runs.compare_runs([runs.read_run(os.fspath(path)) for path in paths], thresholds=thresholds)
+
+
+def plan_transplant(
+    src: Inspectable,
+    dst: Inspectable,
+    *,
+    maps: Sequence[str] = (),
+    section: str | None = None,
+    from_prefix: str = "",
+    to_prefix: str = "",
+    source_definition: Any = None,
+    inputs: str | Sequence[str] | None = None,
+    plan: str | os.PathLike[str] | None = None,
+    read_as: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """
+    Which tensors of a target come from which of a source, whatever their names.
+
+    Args:
+        src: Whose weights there are, see :data:`Inspectable`.
+        dst: What they are for: a definition or a module, whose parameters are to be filled,
+            or a checkpoint, whose names they are to take.
+        maps: What is known, ``SOURCE=TARGET`` with stars: ``"encoder.layer.*=blocks.*"``.
+        section: Of a source that is a checkpoint.
+        from_prefix: Take only what is under that module of the source.
+        to_prefix: Fill only what is under that module of the target.
+        source_definition: What computes with the source's weights, a definition or a module:
+            both models are run, which proves the plan and settles doubts.
+        inputs: What goes into both, as ``--input`` spells it; None works it out.
+        plan: A plan's file, perhaps edited, instead of matching.
+        read_as: Of a source that is a file: the format's name.
+        progress: While models are run: told of the runs made and of the most there will be.
+
+    Returns:
+        The plan: ``.assignments``, ``.missing``, ``.unused``, ``.doubts``; ``.apply(state_dict)``
+        and ``.write(path)`` carry it out.
+
+    Raises:
+        ModelInspectError: As :func:`open_checkpoint` and :func:`load_definition`; a hint or a
+            row of a plan's file that does not hold is a UsageError.
+
+    Example:
+        >>> plan_transplant("model.pt", "net.py:Net").is_complete  # doctest: +SKIP
+        True
+    """
+    source, holder = _side(src, section, read_as, from_prefix, "--from-prefix")
+    target, target_holder = _side(dst, None, None, to_prefix, "--to-prefix")
+    definition = _definition(source_definition)
+    if definition is not None:
+        source = _informed(source, definition, from_prefix)
+    if plan is not None:
+        from modelinspect.transplant.plan_file import read_plan_file
+
+        if maps:
+            raise UsageError("--plan and --map contradict each other: a plan's file says what goes where")
+        made = read_plan_file(os.fspath(plan), source.table, target.table)
+    else:
+        made = _matched(source, target, maps, holder)
+    said = holder.notes if isinstance(holder, Checkpoint) else ()
+    made = replace(made, notes=(*said, *target.table.notes, *made.notes))
+    if definition is None:
+        return made
+    return _proven(made, definition, target_holder, holder, inputs, progress)
+
+
+def transplant(
+    module_from: Inspectable,
+    module_to: Any,
+    *,
+    allow_missing: bool = False,
+    accept_doubtful: bool = False,
+    **options: Any,
+) -> Plan:
+    """
+    Fill a module with the weights of another, or of anything else that has some.
+
+    Args:
+        module_from: A module, a dict of tensors, a checkpoint or its path.
+        module_to: An ``nn.Module`` in hand; it is filled in place.
+        allow_missing: Fill it although some of its tensors get nothing and stay as they are.
+        accept_doubtful: Fill it although something is ambiguous, with the first candidate.
+        options: Of :func:`plan_transplant`.
+
+    Returns:
+        The plan that was carried out.
+
+    Raises:
+        UnknownAnswerError: Tensors get nothing, or the evidence leaves something open; the
+            message says what, and what would settle it. Nothing was changed.
+
+    Example:
+        >>> transplant(old_model, new_model)  # doctest: +SKIP
+    """
+    from modelinspect.transplant.refusal import require
+
+    if not _is_module(module_to):
+        raise UsageError(
+            f"a {type(module_to).__name__} can't be filled in place",
+            details=("expected an nn.Module",),
+            hint="mi.plan_transplant(src, dst).write(path) writes a file",
+        )
+    if isinstance(module_from, (str, os.PathLike)):
+        module_from = _table_of(module_from, None, options.pop("read_as", None))[1]
+    made = plan_transplant(module_from, module_to, **options)
+    require(made, allow_missing=allow_missing, accept_doubtful=accept_doubtful)
+    _live("filling").fill(module_to, made, module_from)
+    return made
+
+
+def _side(
+    what: Inspectable, section: str | None, read_as: str | None, prefix: str, flag: str
+) -> tuple[Side, Any]:
+    """One side of a transplant and who holds it: its tensors and what else is known of them."""
+    from modelinspect.transplant.plan import Side
+    from modelinspect.transplant.sides import is_sorted, under_prefix
+
+    table, holder = _table_of(what, section, read_as)
+    table = under_prefix(table, prefix, flag)
+    module = holder if _is_module(holder) else getattr(holder, "module", None)
+    if _is_module(module):
+        return Side(table, facts=_live("facts").module_facts(module)), holder
+    is_file_in_order = not (isinstance(holder, Checkpoint) and holder.format == "safetensors")
+    return Side(table, is_ordered=is_file_in_order and not is_sorted(table)), holder
+
+
+def _definition(what: Any) -> Any:
+    """The definition that a source is of, built on the meta device; a module stays itself."""
+    if not isinstance(what, (str, os.PathLike)):
+        return what
+    target = parse_target(os.fspath(what))
+    if target.kind != "definition":
+        raise UsageError(
+            f"--source-definition {visible(target.text)} is a checkpoint",
+            hint="name what computes with the source's weights: net.py:Net, package.module:factory",
+        )
+    return load_definition(os.fspath(what))
+
+
+def _informed(source: Side, definition: Any, prefix: str) -> Side:
+    """The source's side with what its definition knows: order, kinds, heads."""
+    from modelinspect.transplant.sides import in_order_of, under_prefix
+
+    known, _ = _side(definition, None, None, "", "--source-definition")
+    table = in_order_of(source.table, under_prefix(known.table, prefix, "--source-definition"))
+    if table is None:
+        said = (
+            f"{visible(source.table.source)} has other names or shapes than {visible(known.table.source)}, "
+            "so that nothing is gone by what that says of them"
+        )
+        return replace(source, table=replace(source.table, notes=(*source.table.notes, said)))
+    return replace(known, table=table)
+
+
+def _matched(source: Side, target: Side, maps: Sequence[str], holder: Any) -> Plan:
+    from modelinspect.transplant.match import match
+    from modelinspect.transplant.sides import check_hints, parse_hint
+
+    hints = tuple(map(parse_hint, maps))
+    check_hints(hints, source.table, target.table)
+    with _reading(source.table, holder) as values:
+        return match(source, target, hints=hints, values=values)
+
+
+@contextmanager
+def _reading(table: ParameterTable, holder: Any) -> Iterator[Callable[[str], Any] | None]:
+    """A function that reads a tensor of the source by name; None where it has no values."""
+    if table.origin == "file":
+        try:
+            from modelinspect.values import read_values
+        except ImportError:
+            yield None  # without numpy, values settle nothing
+            return
+        from modelinspect.readers.parts.storage_bytes import StorageReader
+
+        with StorageReader() as reader:
+            yield lambda name: read_values(table[name], reader.read)
+        return
+    yield _live("filling").values_of(holder) if _is_module(holder) or isinstance(holder, Mapping) else None
+
+
+def _proven(
+    plan: Plan,
+    definition: Any,
+    target: Any,
+    source: Any,
+    inputs: str | Sequence[str] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Plan:
+    from modelinspect.transplant.prove import prove
+
+    if not (_is_module(target) or _is_module(getattr(target, "module", None))):
+        raise UsageError(
+            "--source-definition runs both models, and the target is no definition",
+            hint="name the target's class: net.py:Net",
+        )
+    specs = (inputs,) if isinstance(inputs, str) else tuple(inputs or ())
+    weights = source if isinstance(source, (Checkpoint, Mapping)) else None
+    proven, proof = prove(plan, definition, target, source_weights=weights, inputs=specs, progress=progress)
+    return replace(proven, proof=proof)
 
 
 def _refuse_recipe(

@@ -24,18 +24,20 @@ from itertools import pairwise, product
 from math import prod
 from typing import NamedTuple
 
-from modelinspect.transplant.plan import Assignment, Label, Piece, Plan
+from modelinspect.transplant.plan import Assignment, Doubt, Label, Piece, Plan
 from modelinspect.transplant.transforms import Step, parse_steps
 
 __all__ = [
     "Brace",
     "Bracket",
+    "DoubtRow",
     "Numbers",
     "ParsedPiece",
     "ParsedRow",
     "Part",
     "PatternPiece",
     "PatternRow",
+    "doubt_rows",
     "expand",
     "expand_names",
     "name_patterns",
@@ -135,6 +137,59 @@ def name_patterns(names: Iterable[str]) -> tuple[str, ...]:
     ('h.{0..1}.w', 'out')
     """
     return tuple(row.target for row in rows_of([Assignment(name, ()) for name in dict.fromkeys(names)]))
+
+
+class DoubtRow(NamedTuple):
+    """Doubts that differ in numbers only."""
+
+    targets: tuple[str, ...]
+    """Patterns."""
+    candidates: tuple[str, ...]
+    """Patterns."""
+    settle: str
+    """What would settle them, mostly a ``--map`` that can be added to the command as it is."""
+    doubts: int
+    """That the row stands for."""
+
+
+def doubt_rows(doubts: Iterable[Doubt]) -> tuple[DoubtRow, ...]:
+    """
+    Doubts as few rows: the same doubt in each of twelve blocks is one.
+    """
+    groups: dict[tuple[object, ...], list[Doubt]] = {}
+    for doubt in doubts:
+        names = (doubt.targets, doubt.candidates)
+        form = tuple(tuple(numbers_of(name)[0] for name in some) for some in names)
+        groups.setdefault((form, numbers_of(doubt.settle)[0]), []).append(doubt)
+    return tuple(_doubt_row(group) for group in groups.values())
+
+
+def _doubt_row(group: Sequence[Doubt]) -> DoubtRow:
+    targets = name_patterns(name for doubt in group for name in doubt.targets)
+    candidates = name_patterns(name for doubt in group for name in doubt.candidates)
+    settle = group[0].settle
+    if not settle.startswith("--map") and group[0].targets and group[0].candidates:
+        settle = _map_line(group)
+    return DoubtRow(targets, candidates, settle, len(group))
+
+
+def _map_line(group: Sequence[Doubt]) -> str:
+    """A ``--map`` that says the first reading, for all of the blocks where their numbers agree."""
+    first = group[0]
+    source, target = first.candidates[0], first.targets[0]
+    apart = [(numbers_of(doubt.candidates[0])[1], numbers_of(doubt.targets[0])[1]) for doubt in group]
+    varying = [[at for at, values in enumerate(zip(*each)) if len(set(values)) > 1] for each in zip(*apart)]
+    ours, theirs = varying
+    agree = len(ours) == len(theirs) and all(a[i] == b[j] for a, b in apart for i, j in zip(ours, theirs))
+    if agree:
+        source, target = _starred(source, ours), _starred(target, theirs)
+    return f"--map '{source}={target}'"
+
+
+def _starred(name: str, positions: Sequence[int]) -> str:
+    texts, numbers = numbers_of(name)
+    shown = ["*" if at in positions else str(number) for at, number in enumerate(numbers)]
+    return "".join(text + number for text, number in zip(texts, [*shown, ""]))
 
 
 class _PieceForm(NamedTuple):

@@ -8,13 +8,17 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modelinspect.display import Displayed
 from modelinspect.tensors import ParameterTable
 from modelinspect.transplant.transforms import Step, show_steps
+
+if TYPE_CHECKING:
+    from modelinspect.transplant.proof import Proof
+    from modelinspect.transplant.write import Written
 
 __all__ = ["Assignment", "Doubt", "Hint", "Label", "Missing", "Piece", "Plan", "Side", "Unused"]
 
@@ -123,6 +127,8 @@ class Plan(Displayed):
     unused: tuple[Unused, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     notes: tuple[str, ...] = ()
+    proof: Proof | None = field(default=None, repr=False)
+    """What running both models found; None where they were not run."""
 
     @property
     def is_complete(self) -> bool:
@@ -140,3 +146,75 @@ class Plan(Displayed):
         order: Sequence[Label] = ("proven", "certain", "likely", "ambiguous")
         found = [each.label for each in self.assignments]
         return {label: found.count(label) for label in order if label in found}
+
+    def apply(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        The target's tensors, made of the source's in hand, of torch or numpy.
+
+        They share memory with those given where nothing moves; names that are tied in the
+        target hold one tensor. Nothing is asked about what is missing or ambiguous.
+
+        Raises:
+            UsageError: A tensor that the plan takes is not there, or is of another shape.
+        """
+        from modelinspect.transplant.in_memory import apply_plan
+
+        return apply_plan(self, state_dict)
+
+    def write(
+        self,
+        out: str,
+        *,
+        dtype: str | None = None,
+        shard_size: int | str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        allow_missing: bool = False,
+        accept_doubtful: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Written:
+        """
+        Write the target's tensors, made of those in the source's file.
+
+        Args:
+            out: ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``; a folder of shards.
+            dtype: To convert floating-point numbers to.
+            shard_size: Most bytes of a shard, or a text such as ``5GB``.
+            metadata: Texts to keep, :attr:`Checkpoint.metadata`.
+            allow_missing: Write although tensors of the target get nothing.
+            accept_doubtful: Write although something is ambiguous.
+            progress: Told of bytes done and of those in all.
+
+        Raises:
+            UnknownAnswerError: The plan is not complete, or ambiguous.
+            ModelInspectError: It can't be written; what *out* was before is still there.
+        """
+        from modelinspect.transplant.refusal import require
+        from modelinspect.transplant.write import write_plan
+
+        require(self, allow_missing=allow_missing, accept_doubtful=accept_doubtful)
+        return write_plan(self, out, dtype=dtype, shard_size=shard_size, metadata=metadata, progress=progress)
+
+    def save(self, path: str) -> None:
+        """
+        Write the plan itself to a file that people review, edit and give as ``plan=``.
+        """
+        from modelinspect.transplant.plan_file import write_plan_file
+
+        write_plan_file(self, path)
+
+    def to_python(self) -> str:
+        """The text of a Python function ``convert(state_dict)`` that needs nothing."""
+        from modelinspect.transplant.emit import emit_python
+
+        return emit_python(self)
+
+    def inverted(self) -> Plan:
+        """
+        The plan from the target back to the source.
+
+        Raises:
+            ValueError: A row loses elements; the message says which.
+        """
+        from modelinspect.transplant.invert import inverted
+
+        return inverted(self)
