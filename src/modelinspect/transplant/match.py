@@ -4,7 +4,7 @@ Which tensor of a target comes from which of a source: the whole of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from modelinspect.tensors import ParameterTable, TensorInfo
 from modelinspect.transplant.caution import cautious
@@ -12,6 +12,9 @@ from modelinspect.transplant.links import Link, Result
 from modelinspect.transplant.plan import Assignment, Doubt, Hint, Missing, Piece, Plan, Side, Unused
 from modelinspect.transplant.regions import Solver
 from modelinspect.transplant.scoring import natural
+from modelinspect.transplant.sharing import shared_again
+from modelinspect.transplant.styles import are_turned, turned_rows
+from modelinspect.transplant.transforms import Step
 from modelinspect.transplant.trees import Forms, Node, build_tree
 from modelinspect.transplant.turning import turned
 
@@ -38,34 +41,37 @@ def match(
         An assignment for each target tensor that has one; what is missing, unused, in doubt.
     """
     forms = Forms()
-    ours, our_ties = _distinct(source)
-    theirs, their_ties = _distinct(target)
+    ours, theirs = _distinct(source), _distinct(target)
     source_tree, target_tree = build_tree(ours, forms), build_tree(theirs, forms)
+    turned_names: set[str] = set()
+    if are_turned(source_tree, target_tree):
+        ours, turned_names = turned_rows(ours, source_tree)
+        source_tree = build_tree(ours, forms)
     solver = Solver(ordered=(source.is_ordered, target.is_ordered), facts=(source.facts, target.facts))
     result = solver.solve(source_tree, target_tree)
-    return _plan(source, target, source_tree, target_tree, result, their_ties)
+    return _plan(source, target, source_tree, target_tree, result, turned_names)
 
 
-def _distinct(side: Side) -> tuple[list[TensorInfo], dict[str, list[str]]]:
-    """The tensors of a side, each once; and the further names of those that have several."""
+def _distinct(side: Side) -> list[TensorInfo]:
+    """The tensors of a side, each once."""
     tied = side.table.tied_to
     rows = [row for row in side.table if row.persistent is not False and row.name not in tied]
     if not side.is_ordered:
         rows.sort(key=lambda row: natural(row.name))
-    others: dict[str, list[str]] = {}
-    for name, first in tied.items():
-        others.setdefault(first, []).append(name)
-    return rows, others
+    return rows
 
 
 def _plan(
-    source: Side, target: Side, ours: Node, theirs: Node, result: Result, ties: Mapping[str, list[str]]
+    source: Side, target: Side, ours: Node, theirs: Node, result: Result, turned_names: Set[str]
 ) -> Plan:
     source_leaves, target_leaves = list(ours.leaves()), list(theirs.leaves())
-    made = {}
+    made: dict[str, Assignment] = {}
     links = turned(result.links, source_leaves, target_leaves, target.table.modules)
     for link in cautious(links, source_leaves, target_leaves):
         made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
+    for each in shared_again(source.table, source_leaves, target_leaves, made):
+        made[each.target] = each
+    made = {name: _as_stored(each, turned_names) for name, each in made.items()}
     assignments = []
     for row in target.table:
         first = target.table.tied_to.get(row.name, row.name)
@@ -94,6 +100,22 @@ def _plan(
             for targets, sources in result.doubts
         ),
     )
+
+
+def _as_stored(assignment: Assignment, turned_names: Set[str]) -> Assignment:
+    """With the steps that turn what was matched the other way round than it is stored."""
+    if not turned_names.intersection(assignment.sources):
+        return assignment
+    pieces = []
+    for piece in assignment.pieces:
+        steps = piece.steps
+        if piece.name in turned_names:
+            steps = steps[1:] if steps[:1] == _TURN else (*_TURN, *steps)
+        pieces.append(piece._replace(steps=steps))
+    return assignment._replace(pieces=tuple(pieces))
+
+
+_TURN = (Step("transpose"),)
 
 
 def _assignment(link: Link, sources: Sequence[Node], targets: Sequence[Node]) -> Assignment:

@@ -106,7 +106,16 @@ class _Region:
         self.left_sources += rest_sources
         self.left_targets += rest_targets
         even = [group for group in groups if len(group.sources) == len(group.targets)]
+        unclear = []
         for group in sorted(even, key=_difficulty):
+            pairs = list(self._pairs(group, is_final=False))
+            if any(pair.label == "ambiguous" for pair in pairs):
+                unclear.append(group)
+                continue
+            for pair in pairs:
+                self._take(pair)
+        # By now their neighbours may have been found.
+        for group in unclear:
             for pair in self._pairs(group):
                 self._take(pair)
         uneven = [group for group in groups if len(group.sources) != len(group.targets)]
@@ -166,7 +175,10 @@ class _Region:
             if not sources or not targets:
                 self._leave(sources, targets)
                 continue
-            for pair in self._by_score(sources, targets, must_agree=True):
+            only = None
+            if len(sources) == len(targets) == 1 and len(sources[0].shape) > 1:
+                only = self._only(sources[0], targets[0], sources[0].key == targets[0].key)
+            for pair in [only] if only else self._by_score(sources, targets, must_agree=True):
                 self._take(pair)
 
     def _still_free(self, group: _Group) -> _Group | None:
@@ -227,7 +239,7 @@ class _Region:
 
     # --------------------------------------------------------------------- pairing
 
-    def _pairs(self, group: _Group) -> Iterator[_Pair]:
+    def _pairs(self, group: _Group, *, is_final: bool = True) -> Iterator[_Pair]:
         sources, targets = group.sources, group.targets
         if group.is_listed:
             yield _Pair(sources[0], targets[0], "certain", "in the order of their numbers")
@@ -244,7 +256,7 @@ class _Region:
             if in_order is not None:
                 yield from in_order
                 return
-        yield from self._by_score(sources, targets)
+        yield from self._by_score(sources, targets, is_final=is_final)
 
     def _only(self, source: Node, target: Node, is_exact: bool) -> _Pair | None:
         """The one node of its content on each side."""
@@ -320,7 +332,12 @@ class _Region:
         return reverse > straight + 1e-9
 
     def _by_score(
-        self, sources: Sequence[Node], targets: Sequence[Node], *, must_agree: bool = False
+        self,
+        sources: Sequence[Node],
+        targets: Sequence[Node],
+        *,
+        must_agree: bool = False,
+        is_final: bool = True,
     ) -> Iterator[_Pair]:
         """One by one, by names, neighbours and order."""
         if max(len(sources), len(targets)) > _LARGEST_TABLE:
@@ -347,6 +364,8 @@ class _Region:
                 other = rivals[row] if is_turned else _row_of(chosen, rivals[row])
                 rival = (sources[other],) if 0 <= other < len(sources) else ()
             yield _Pair(sources[at], targets[to], label, reason, rival)
+        if not is_final and is_even:
+            return
         self._leave(
             [node for at, node in enumerate(sources) if at not in taken_sources],
             [node for at, node in enumerate(targets) if at not in taken_targets],
@@ -419,7 +438,7 @@ def _aligned_lists(source: Node, target: Node) -> dict[int, tuple[Node, Node]]:
     for a in ours:
         for b in theirs:
             if len(a) == len(b):
-                equal = sum(s.key == t.key for s, t in zip(a, b)) / len(a)
+                equal = sum(s.size == t.size for s, t in zip(a, b)) / len(a)
                 alike = min(min(s.size, t.size) / max(s.size, t.size) for s, t in zip(a, b))
                 if alike > _ALIKE and 0.5 <= equal < 1:
                     names = name_score(a[0].below(source), b[0].below(target))

@@ -1,0 +1,698 @@
+"""
+What else an assignment could be: the changes to a plan that a run of both models can judge.
+
+Nothing here knows a model. A change is made in all blocks that repeat at once: exchange
+modules of equal shapes, other layouts of what is fused, rows of rotary halves, transposes of
+squares, halves, gates, unit offsets of norms, reversed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
+from math import prod
+from typing import NamedTuple
+
+from modelinspect.errors import visible
+from modelinspect.transplant.plan import Assignment, Piece, Plan
+from modelinspect.transplant.prove_units import Unit, units_of
+from modelinspect.transplant.transforms import Step, inverse, shape_after
+
+__all__ = ["Edit", "Heads", "edited", "edits"]
+
+Shape = tuple[int, ...]
+_FAR = 10_000
+_MOST_PARTNERS = 8
+_MOST_PERMUTED = 4
+
+
+class Edit(NamedTuple):
+    """One change to a plan."""
+
+    how: str
+    changes: tuple[Assignment, ...]
+
+
+class Heads(NamedTuple):
+    """What the two models' attributes say of attention, the likeliest first."""
+
+    counts: tuple[int, ...]
+    """Numbers of heads."""
+    sizes: tuple[int, ...]
+    """Rows of one head."""
+
+    def sizes_for(self, *rows: int) -> list[int]:
+        """Sizes of heads that divide all numbers of rows, what attributes say before powers of two."""
+        said = [*self.sizes, *(rows[0] // count for count in self.counts if count and not rows[0] % count)]
+        usual = [64, 32, 128, 16, 8, 80, 96, 4, 256] if not said else [64, 128]
+        fitting = (n for n in (*said, *usual) if n > 1 and all(row % n == 0 for row in rows))
+        return list(dict.fromkeys(fitting))[:6]
+
+
+def edited(plan: Sequence[Assignment], changes: Iterable[Assignment]) -> tuple[Assignment, ...]:
+    """The assignments with some of them changed, others added."""
+    new = {change.target: change for change in changes}
+    kept = [new.pop(each.target, each) for each in plan]
+    return (*kept, *new.values())
+
+
+def edits(plan: Plan, near: Mapping[str, int], heads: Heads, *, apart: bool = False) -> Iterator[Edit]:
+    """
+    Changes to a plan, those near a place first.
+
+    Args:
+        plan: As it is.
+        near: Names of the target to how far they are from what is wrong.
+        heads: To take fused and rotary rows apart.
+        apart: Blocks are changed one by one.
+    """
+    workshop = _Workshop(plan, near, heads, apart=apart)
+    seen: set[tuple[Assignment, ...]] = set()
+    for edit in workshop.edits():
+        if edit.changes and edit.changes not in seen:
+            seen.add(edit.changes)
+            yield edit
+
+
+class _Workshop:
+    def __init__(self, plan: Plan, near: Mapping[str, int], heads: Heads, *, apart: bool) -> None:
+        self._plan, self._heads = plan, heads
+        self._now = {each.target: each for each in plan.assignments}
+        self._shapes = {row.name: row.shape for row in plan.target if row.persistent is not False}
+        self._source_shapes = {row.name: row.shape for row in plan.source}
+        units = units_of({name: shape for name, shape in self._shapes.items() if name in self._now})
+        if apart:
+            units = tuple(
+                unit._replace(pattern=path, block="", paths=(path,)) for unit in units for path in unit.paths
+            )
+        self._distance = {
+            unit.pattern: min((near.get(name, _FAR) for name in unit.names()), default=_FAR) for unit in units
+        }
+        self._units = sorted(units, key=lambda unit: self._distance[unit.pattern])
+        self._modules = [unit for unit in self._units if unit.is_module]
+
+    # ------------------------------------------------------------------ order
+
+    def edits(self) -> Iterator[Edit]:
+        """From the nearest module on; what concerns all modules at once comes in between."""
+        yield from self._missing()
+        for place, unit in enumerate(self._modules):
+            if self._distance[unit.pattern] >= _FAR:
+                break
+            for make in (
+                self._exchanges, self._leaf_exchanges, self._fused, self._rotary, self._rotary_fused,
+                self._transposes, self._parts, self._gates, self._columns, self._reversed,
+            ):  # fmt: skip
+                yield from make(unit)
+            if place == 0:
+                yield from self._offsets(unit)
+            if place == 5:
+                yield from self._everywhere()
+        yield from self._subtrees()
+
+    # -------------------------------------------------------------- exchanges
+
+    def _partners(self, unit: Unit, units: Sequence[Unit]) -> list[Unit]:
+        """Units of the same shapes in the same blocks."""
+        wanted = _signature(unit)
+        alike = [
+            other
+            for other in units
+            if other.pattern != unit.pattern
+            and other.block == unit.block
+            and len(other.paths) == len(unit.paths)
+            and _signature(other) == wanted
+        ]
+        return alike[:_MOST_PARTNERS]
+
+    def _exchanges(self, unit: Unit) -> Iterator[Edit]:
+        partners = self._partners(unit, self._modules)
+        for other in partners:
+            yield Edit(f"{_short(unit)} and {_short(other)} exchanged", self._permuted([unit, other], (1, 0)))
+        group = [unit, *partners]
+        if 3 <= len(group) <= _MOST_PERMUTED:
+            for order in permutations(range(len(group))):
+                moved = sum(at != place for place, at in enumerate(order))
+                if moved > 2:
+                    names = ", ".join(_short(group[at]) for at in order)
+                    yield Edit(
+                        f"{', '.join(map(_short, group))} in the order {names}", self._permuted(group, order)
+                    )
+
+    def _permuted(self, units: Sequence[Unit], order: Sequence[int]) -> tuple[Assignment, ...]:
+        changes = []
+        for place, at in enumerate(order):
+            if place == at:
+                continue
+            here, there = units[place], units[at]
+            leaves = _leaf_pairs(here, there)
+            for path, other in zip(here.paths, there.paths):
+                for leaf, other_leaf in leaves:
+                    found = self._now[f"{other}.{other_leaf}" if other else other_leaf]
+                    changes.append(found._replace(target=f"{path}.{leaf}" if path else leaf))
+        return tuple(changes)
+
+    def _leaf_exchanges(self, unit: Unit) -> Iterator[Edit]:
+        """Of tensors in one module: a norm's weight and bias, two biases of a recurrent layer."""
+        for place, (leaf, shape) in enumerate(unit.leaves):
+            for other, other_shape in unit.leaves[place + 1 :]:
+                if shape == other_shape:
+                    changes = [
+                        change
+                        for path in unit.paths
+                        for change in self._swapped(_name(path, leaf), _name(path, other))
+                    ]
+                    yield Edit(f"{leaf} and {other} of {_short(unit)} exchanged", tuple(changes))
+
+    def _swapped(self, one: str, other: str) -> tuple[Assignment, Assignment]:
+        return self._now[other]._replace(target=one), self._now[one]._replace(target=other)
+
+    def _subtrees(self) -> Iterator[Edit]:
+        """Of modules that hold modules: two towers, self and cross attention."""
+        larger = [unit for unit in self._units if not unit.is_module and unit.pattern]
+        for place, unit in enumerate(larger):
+            for other in self._partners(unit, larger[place + 1 :]):
+                if not _within(unit, other) and not _within(other, unit):
+                    yield Edit(
+                        f"{_short(unit)} and {_short(other)} exchanged", self._permuted([unit, other], (1, 0))
+                    )
+
+    def _reversed(self, unit: Unit) -> Iterator[Edit]:
+        """The blocks of a row in the other order: its own module, then all that repeat with it."""
+        if len(unit.paths) < 2:
+            return
+        together = [other for other in self._modules if other.block == unit.block]
+        for units, what in ((together, visible(unit.block)), ([unit], _short(unit))):
+            changes = [
+                self._now[_name(there, leaf)]._replace(target=_name(here, leaf))
+                for each in units
+                for here, there in zip(each.paths, each.paths[::-1])
+                for leaf, _ in each.leaves
+                if here != there
+            ]
+            yield Edit(f"{what} in reversed order", tuple(changes))
+
+    # ----------------------------------------------------------------- fused
+
+    def _fused(self, unit: Unit) -> Iterator[Edit]:
+        yield from self._fused_of_one(unit)
+        yield from self._fused_of_several(unit)
+        yield from self._shared_source(unit)
+
+    def _fused_of_one(self, unit: Unit) -> Iterator[Edit]:
+        """One tensor to one tensor, but stacked on one side and head by head on the other."""
+        rows = self._rows(unit)
+        if not rows or rows % 3 and rows % 2:
+            return
+        for parts in (3, 2):
+            for size in self._heads.sizes_for(rows // parts) if rows % parts == 0 else ():
+                heads = rows // parts // size
+                for step in (Step("swap", (0, 1, parts, heads)), Step("swap", (0, 1, heads, parts))):
+                    if heads > 1:
+                        how = f"{_short(unit)} from {parts} parts to {heads} heads"
+                        yield self._stepped(unit, step, how)
+
+    def _fused_of_several(self, unit: Unit) -> Iterator[Edit]:
+        """Several tensors joined to one: in other groups, in another order."""
+        leaf, *_ = [leaf for leaf, _ in unit.leaves]
+        first = self._now[_name(unit.paths[0], leaf)]
+        if len(first.pieces) < 2 or len(first.pieces) > 4 or not first.steps or first.steps[0].op != "cat":
+            return
+        lengths = [self._length(piece) for piece in first.pieces]
+        if any(length is None for length in lengths):
+            return
+        known = [length for length in lengths if length]
+        groups = [1, *(min(known) // size for size in self._heads.sizes_for(*known)), min(known)]
+        for order in permutations(range(len(known))):
+            for count in dict.fromkeys(groups):
+                if all(length % count == 0 for length in known):
+                    step = Step("cat", (0, count))
+                    changes = self._joined_anew(unit, order, step)
+                    yield Edit(f"{_short(unit)} joined in {count} groups, parts {list(order)}", changes)
+
+    def _joined_anew(self, unit: Unit, order: Sequence[int], step: Step) -> tuple[Assignment, ...]:
+        changes = []
+        for name in unit.names():
+            now = self._now[name]
+            if len(now.pieces) == len(order) and now.steps and now.steps[0].op == "cat":
+                pieces = tuple(now.pieces[at] for at in order)
+                changes.append(now._replace(pieces=pieces, steps=(step, *now.steps[1:])))
+        return tuple(changes)
+
+    def _length(self, piece: Piece) -> int | None:
+        shape = self._source_shapes.get(piece.name)
+        try:
+            return None if shape is None else shape_after(shape, piece.steps)[0]
+        except (ValueError, IndexError):
+            return None
+
+    def _shared_source(self, unit: Unit) -> Iterator[Edit]:
+        """Several tensors out of one: other ranges of it, in other groups."""
+        sharing = self._sharing(unit)
+        if not 2 <= len(sharing) <= 4:
+            return
+        lengths = [self._rows(each) or 1 for each in sharing]
+        sizes = self._heads.sizes_for(*lengths)
+        groups = dict.fromkeys([1, *(min(lengths) // size for size in sizes), min(lengths)])
+        for order in permutations(range(len(sharing))):
+            for count in groups:
+                if all(length % count == 0 for length in lengths):
+                    how = f"{', '.join(_short(sharing[at]) for at in order)} taken in {count} groups"
+                    yield Edit(how, self._taken_anew([sharing[at] for at in order], count))
+
+    def _sharing(self, unit: Unit) -> list[Unit]:
+        """The units that take ranges of the same source's rows, in the target's order."""
+        sources = self._taken_from(unit)
+        if sources is None:
+            return []
+        return [other for other in self._in_order() if self._taken_from(other) == sources]
+
+    def _in_order(self) -> list[Unit]:
+        place = {name: at for at, name in enumerate(self._shapes)}
+        return sorted(self._modules, key=lambda unit: place[unit.names()[0]])
+
+    def _taken_from(self, unit: Unit) -> tuple[str, ...] | None:
+        found = []
+        for name in unit.names():
+            now = self._now[name]
+            if len(now.pieces) != 1 or now.steps or not any(s.op == "take" for s in now.pieces[0].steps):
+                return None
+            found.append(now.pieces[0].name)
+        return tuple(found)
+
+    def _taken_anew(self, units: Sequence[Unit], groups: int) -> tuple[Assignment, ...]:
+        changes, start = [], 0
+        for unit in units:
+            stop = start + (self._rows(unit) or 0) // groups
+            for name in unit.names():
+                (piece,) = self._now[name].pieces
+                axis = next(step.args[0] for step in piece.steps if step.op == "take")
+                step = Step("take", (axis, start, stop, groups))
+                steps = tuple(step if each.op == "take" else each for each in piece.steps)
+                changes.append(self._now[name]._replace(pieces=(piece._replace(steps=steps),)))
+            start = stop
+        return tuple(changes)
+
+    # ---------------------------------------------------------------- rotary
+
+    def _rotary(self, unit: Unit) -> Iterator[Edit]:
+        """Rows of q and k, halves of a head to pairs or back; both, as one alone changes nothing to the good."""
+        columns = self._columns_of(unit)
+        rows = self._rows(unit)
+        if not columns or not rows:
+            return
+        others = [
+            other
+            for other in self._modules
+            if other.block == unit.block
+            and other.pattern != unit.pattern
+            and len(other.paths) == len(unit.paths)
+            and self._columns_of(other) == columns
+        ]
+        for other in sorted(
+            others[: 2 * _MOST_PARTNERS], key=lambda each: not _are_query_and_key(unit, each)
+        ):
+            theirs = self._rows(other)
+            for size in self._heads.sizes_for(rows, theirs) if theirs else ():
+                for share in (1, 2, 4):
+                    yield from self._turned_heads([(unit, rows), (other, theirs or 1)], size, share)
+
+    def _turned_heads(self, units: Sequence[tuple[Unit, int]], size: int, share: int) -> Iterator[Edit]:
+        turned = size // share
+        if turned < 4 or turned % 2 or size % share:
+            return
+        for halves_first in (True, False):
+            changes: list[Assignment] = []
+            for unit, rows in units:
+                changes += self._stepped_rows(
+                    unit, lambda name, rows=rows: _turn(rows, size, turned, halves_first)
+                )  # type: ignore[misc]
+            way = "halves to pairs" if halves_first else "pairs to halves"
+            names = " and ".join(_short(unit) for unit, _ in units)
+            yield Edit(f"rows of {names} from rotary {way}, heads of {size}", tuple(changes))
+
+    def _rotary_fused(self, unit: Unit) -> Iterator[Edit]:
+        """The same where q, k and v are one tensor of the target."""
+        rows = self._rows(unit)
+        if not rows or not self._columns_of(unit):
+            return
+        if len(self._now[unit.names()[0]].pieces) > 1:
+            yield from self._rotary_joined(unit)
+            return
+        layouts = []
+        for size in self._heads.sizes_for(rows):
+            count = rows // size
+            for heads, shared in _splits(count, self._heads.counts):
+                lengths = (heads * size, shared * size, shared * size)
+                layouts += [(lengths, groups, size) for groups in dict.fromkeys((1, shared))]
+        for lengths, groups, size in layouts[:24]:
+            for halves_first in (True, False):
+                yield self._turned_parts(unit, lengths, groups, size, halves_first)
+
+    def _turned_parts(
+        self, unit: Unit, lengths: tuple[int, int, int], groups: int, size: int, halves_first: bool
+    ) -> Edit:
+        changes = []
+        for name in unit.names():
+            now = self._now[name]
+            if len(now.pieces) != 1 or now.steps:
+                return Edit("", ())
+            pieces, start = [], 0
+            for part, length in enumerate(lengths):
+                stop = start + length // groups
+                take = Step("take", (0, start, stop, groups))
+                turn = _turn(length, size, size, halves_first) if part < 2 else ()
+                pieces.append(Piece(now.pieces[0].name, (*now.pieces[0].steps, take, *_only(turn))))
+                start = stop
+            changes.append(now._replace(pieces=tuple(pieces), steps=(Step("cat", (0, groups)),)))
+        way = "halves to pairs" if halves_first else "pairs to halves"
+        return Edit(f"rows of q and k in {_short(unit)} from rotary {way}, heads of {size}", tuple(changes))
+
+    def _rotary_joined(self, unit: Unit) -> Iterator[Edit]:
+        first = self._now[unit.names()[0]]
+        lengths = [self._length(piece) or 0 for piece in first.pieces]
+        if len(lengths) < 2 or 0 in lengths:
+            return
+        for size in self._heads.sizes_for(*lengths[:2]):
+            for halves_first in (True, False):
+                changes = []
+                for name in unit.names():
+                    now = self._now[name]
+                    if len(now.pieces) != len(lengths):
+                        continue
+                    pieces = [
+                        piece._replace(
+                            steps=_simplified((*piece.steps, *_turn(length, size, size, halves_first)))
+                        )
+                        if part < 2
+                        else piece
+                        for part, (piece, length) in enumerate(zip(now.pieces, lengths))
+                    ]
+                    changes.append(now._replace(pieces=tuple(pieces)))
+                way = "halves to pairs" if halves_first else "pairs to halves"
+                yield Edit(
+                    f"rows of q and k in {_short(unit)} from rotary {way}, heads of {size}", tuple(changes)
+                )
+
+    # --------------------------------------------------------- single tensors
+
+    def _transposes(self, unit: Unit) -> Iterator[Edit]:
+        names = [name for name in unit.names() if _is_square(self._shapes[name])]
+        if names:
+            yield self._with_step(names, Step("transpose"), f"{_short(unit)} transposed")
+
+    def _parts(self, unit: Unit) -> Iterator[Edit]:
+        """Halves and thirds of the rows in another order, or taken in turn."""
+        rows = self._rows(unit)
+        if not rows:
+            return
+        if rows % 2 == 0 and rows > 2:
+            yield self._stepped(unit, Step("reorder", (0, 1, 0)), f"halves of {_short(unit)} exchanged")
+            for step in (Step("swap", (0, 1, 2, rows // 2)), Step("swap", (0, 1, rows // 2, 2))):
+                yield self._stepped(unit, step, f"halves of {_short(unit)} taken in turn")
+        if rows % 3 == 0 and rows > 3:
+            for order in list(permutations(range(3)))[1:]:
+                yield self._stepped(
+                    unit, Step("reorder", (0, *order)), f"thirds of {_short(unit)} {list(order)}"
+                )
+        if rows % 6 == 0 and rows > 12:
+            for order in ((1, 0, 2, 4, 3, 5), (3, 4, 5, 0, 1, 2), (0, 1, 3, 4, 2, 5), (0, 3, 1, 4, 2, 5)):
+                yield self._stepped(
+                    unit, Step("reorder", (0, *order)), f"sixths of {_short(unit)} {list(order)}"
+                )
+
+    def _gates(self, unit: Unit) -> Iterator[Edit]:
+        """Of recurrent layers: all tensors of one layer have so many gates of equal size."""
+        rows = {self._shapes[_name(unit.paths[0], leaf)][:1] for leaf, _ in unit.leaves}
+        if len(unit.leaves) < 2 or len(rows) != 1 or rows == {()}:
+            return
+        (length,) = next(iter(rows))
+        for gates in (4, 3):
+            if length % gates == 0 and any(shape[1:] == (length // gates,) for _, shape in unit.leaves):
+                for order in list(permutations(range(gates)))[1:]:
+                    how = f"gates of {_short(unit)} {list(order)}"
+                    yield self._stepped(unit, Step("reorder", (0, *order)), how)
+
+    def _columns(self, unit: Unit) -> Iterator[Edit]:
+        """What a layer takes in: halves exchanged, channels before or after places, quarters."""
+        names = [name for name in unit.names() if len(self._shapes[name]) >= 2]
+        if not names:
+            return
+        width = self._shapes[names[0]][1]
+        same = [name for name in names if self._shapes[name][1] == width]
+        if width % 2 == 0 and width > 2:
+            yield self._with_step(
+                same, Step("reorder", (1, 1, 0)), f"halves of the inputs of {_short(unit)} exchanged"
+            )
+        if width % 4 == 0 and width > 4:
+            yield from self._quarters(unit, same, width)
+        channels = [
+            c for c in (self._channels() if len(self._shapes[names[0]]) == 2 else ()) if 1 < c < width
+        ]
+        for count in [c for c in channels if width % c == 0][:6]:
+            for step in (
+                Step("swap", (1, 1, count, width // count)),
+                Step("swap", (1, 1, width // count, count)),
+            ):
+                how = f"inputs of {_short(unit)} as {step.args[2]} × {step.args[3]} exchanged"
+                yield self._with_step(same, step, how)
+        if all(len(self._shapes[name]) == 4 for name in same):
+            both = (Step("flip", (2,)), Step("flip", (3,)))
+            yield self._with_steps(same, both, f"kernels of {_short(unit)} turned round")
+            if self._shapes[same[0]][2] == self._shapes[same[0]][3] > 1:
+                yield self._with_step(
+                    same, Step("permute", (0, 1, 3, 2)), f"kernels of {_short(unit)} transposed"
+                )
+
+    def _quarters(self, unit: Unit, names: Sequence[str], width: int) -> Iterator[Edit]:
+        """Four neighbours that are merged, together with the norm before."""
+        norms = [
+            name
+            for other in self._modules
+            if other.block == unit.block
+            and other.pattern.rpartition(".")[0] == unit.pattern.rpartition(".")[0]
+            for name in other.names()
+            if self._shapes[name] == (width,)
+        ]
+        for order in ((0, 2, 1, 3), (3, 2, 1, 0), (1, 0, 3, 2)):
+            linear = self._with_step(names, Step("reorder", (1, *order)), "")
+            norm = self._with_step(norms, Step("reorder", (0, *order)), "")
+            how = f"quarters of the inputs of {_short(unit)} {list(order)}"
+            yield Edit(how, (*linear.changes, *norm.changes))
+            if norm.changes:
+                yield Edit(how, linear.changes)
+
+    def _channels(self) -> list[int]:
+        """Numbers of channels that occur, the smallest last but for those of images."""
+        found = {shape[0] for shape in self._shapes.values() if len(shape) >= 3}
+        return [*sorted(found, reverse=True), 3, 4]
+
+    # -------------------------------------------------------------- everything
+
+    def _offsets(self, unit: Unit) -> Iterator[Edit]:
+        """Norms that keep their weight less one; all of them, then this one."""
+        for count in (1, -1):
+            step = Step("add", (count,))
+            alone = [u for u in self._modules if len(u.leaves) == 1 and len(u.leaves[0][1]) == 1]
+            firsts = [
+                _name(path, leaf)
+                for u in self._modules
+                for leaf, shape in u.leaves
+                if len(shape) == 1 and "bias" not in leaf and "running" not in leaf and len(u.leaves) <= 2
+                and all(len(s) == 1 for _, s in u.leaves)
+                for path in u.paths
+            ]  # fmt: skip
+            names = [name for u in alone for name in u.names()]
+            yield self._with_step(
+                names, step, f"{'+1' if count > 0 else '-1'} on weights of all norms without bias"
+            )
+            yield self._with_step(firsts, step, f"{'+1' if count > 0 else '-1'} on weights of all norms")
+            if len(unit.leaves[0][1]) == 1:
+                yield self._with_step(
+                    [_name(path, unit.leaves[0][0]) for path in unit.paths],
+                    step,
+                    f"{count:+d} on {_short(unit)}",
+                )
+
+    def _everywhere(self) -> Iterator[Edit]:
+        """Conventions that a whole library has."""
+        squares = [
+            name
+            for unit in self._modules
+            if any(len(shape) == 2 for _, shape in unit.leaves)
+            for name in unit.names()
+            if _is_square(self._shapes[name])
+        ]
+        yield self._with_step(squares, Step("transpose"), "all square weights transposed")
+
+    def _missing(self) -> Iterator[Edit]:
+        """A target without a source, and sources of its shape that go nowhere."""
+        for each in self._plan.missing:
+            if each.is_made or each.name in self._now:
+                continue
+            for unused in self._plan.unused:
+                if unused.shape == each.shape and prod(each.shape) > 1:
+                    change = Assignment(each.name, (Piece(unused.name),), (), "likely", "it was left over")
+                    yield Edit(f"{visible(each.name)} from {visible(unused.name)}", (change,))
+        for doubt in self._plan.doubts:
+            for target in doubt.targets:
+                now = self._now.get(target)
+                for name in doubt.candidates:
+                    if now is not None and now.is_copy and now.pieces[0].name != name:
+                        if self._source_shapes.get(name) == self._shapes.get(target):
+                            yield Edit(f"{visible(target)} from {visible(name)}", self._instead(target, name))
+
+    def _instead(self, target: str, name: str) -> tuple[Assignment, ...]:
+        """Another source, and its former user gets what was here."""
+        now = self._now[target]
+        users = [each for each in self._now.values() if each.is_copy and each.pieces[0].name == name]
+        return (
+            now._replace(pieces=(Piece(name),)),
+            *(user._replace(pieces=now.pieces) for user in users[:1]),
+        )
+
+    # ------------------------------------------------------------------ steps
+
+    def _rows(self, unit: Unit) -> int | None:
+        """The length of the first axis that all tensors of the unit share."""
+        lengths = {shape[0] if shape else 0 for _, shape in unit.leaves}
+        return next(iter(lengths)) if len(lengths) == 1 else None
+
+    def _columns_of(self, unit: Unit) -> int | None:
+        """The width of the unit's one matrix."""
+        widths = [shape[1] for _, shape in unit.leaves if len(shape) == 2]
+        return widths[0] if len(widths) == 1 else None
+
+    def _stepped(self, unit: Unit, step: Step, how: str) -> Edit:
+        return self._with_step(unit.names(), step, how)
+
+    def _stepped_rows(
+        self, unit: Unit, steps_of: Callable[[str], tuple[Step, ...] | _Partial]
+    ) -> Iterator[Assignment]:
+        for name in unit.names():
+            steps = steps_of(name)
+            now = self._now[name]
+            if isinstance(steps, _Partial):
+                if len(now.pieces) != 1 or now.steps:
+                    continue
+                piece = now.pieces[0]
+                turned = (*piece.steps, steps.take, *steps.turn)
+                rest = (*piece.steps, steps.rest)
+                pieces = (piece._replace(steps=turned), piece._replace(steps=rest))
+                yield now._replace(pieces=pieces, steps=(steps.join,))
+            else:
+                yield _with_steps(now, steps)
+
+    def _with_step(self, names: Collection[str], step: Step, how: str) -> Edit:
+        return self._with_steps(names, (step,), how)
+
+    def _with_steps(self, names: Collection[str], steps: tuple[Step, ...], how: str) -> Edit:
+        changes = []
+        for name in names:
+            try:
+                if shape_after(self._shapes[name], steps) != self._shapes[name]:
+                    return Edit(how, ())
+            except ValueError:
+                return Edit(how, ())
+            changes.append(_with_steps(self._now[name], steps))
+        return Edit(how, tuple(changes))
+
+
+# --------------------------------------------------------------------------- helpers
+
+
+class _Partial(NamedTuple):
+    """Only some rows of each head are turned."""
+
+    take: Step
+    turn: tuple[Step, ...]
+    rest: Step
+    join: Step
+
+
+def _turn(rows: int, size: int, turned: int, halves_first: bool) -> tuple[Step, ...] | _Partial:
+    heads = rows // size
+    lengths = (2, turned // 2) if halves_first else (turned // 2, 2)
+    swap = Step("swap", (0, heads, *lengths))
+    if turned == size:
+        return (swap,)
+    return _Partial(
+        Step("take", (0, 0, turned, heads)),
+        (swap,),
+        Step("take", (0, turned, size, heads)),
+        Step("cat", (0, heads)),
+    )
+
+
+def _only(steps: tuple[Step, ...] | _Partial) -> tuple[Step, ...]:
+    return () if isinstance(steps, _Partial) else steps
+
+
+def _with_steps(now: Assignment, steps: tuple[Step, ...]) -> Assignment:
+    if len(now.pieces) == 1 and not now.steps:
+        (piece,) = now.pieces
+        return now._replace(pieces=(piece._replace(steps=_simplified((*piece.steps, *steps))),))
+    return now._replace(steps=_simplified((*now.steps, *steps)))
+
+
+def _simplified(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """What undoes the step before it goes together with it."""
+    kept: list[Step] = []
+    for step in steps:
+        if kept and step.op in ("transpose", "flip", "swap", "reorder", "add") and kept[-1].op == step.op:
+            if inverse(kept[-1], ()) == step:
+                kept.pop()
+                continue
+            if step.op == "add":
+                step = Step("add", (kept.pop().args[0] + step.args[0],))
+        kept.append(step)
+    return tuple(kept)
+
+
+def _signature(unit: Unit) -> tuple[object, ...]:
+    """Equal for units that can stand for each other: of one module kinds of tensors, else names, too."""
+    if unit.is_module:
+        return tuple(shape for _, shape in sorted(unit.leaves, key=_kind))
+    return tuple(sorted(unit.leaves))
+
+
+def _leaf_pairs(one: Unit, other: Unit) -> list[tuple[str, str]]:
+    if one.is_module and other.is_module:
+        return [(a[0], b[0]) for a, b in zip(sorted(one.leaves, key=_kind), sorted(other.leaves, key=_kind))]
+    return [(leaf, leaf) for leaf, _ in one.leaves]
+
+
+def _kind(leaf: tuple[str, Shape]) -> tuple[bool, int, str]:
+    return ("bias" in leaf[0], -len(leaf[1]), leaf[0])
+
+
+def _splits(count: int, said: Sequence[int]) -> list[tuple[int, int]]:
+    """Heads of q and of k where all three have so many together."""
+    found = [
+        (heads, (count - heads) // 2) for heads in said if 0 < heads < count and (count - heads) % 2 == 0
+    ]
+    if count % 3 == 0:
+        found.append((count // 3, count // 3))
+    return list(dict.fromkeys(found))
+
+
+def _are_query_and_key(one: Unit, other: Unit) -> bool:
+    letters = {unit.pattern.rpartition(".")[2].strip("_").lower()[:1] for unit in (one, other)}
+    names = {unit.pattern.rpartition(".")[2].lower() for unit in (one, other)}
+    return letters == {"q", "k"} or names == {"wq", "wk"} or any("key" in name for name in names)
+
+
+def _is_square(shape: Shape) -> bool:
+    return len(shape) >= 2 and shape[0] == shape[1] and shape[0] > 1
+
+
+def _within(one: Unit, other: Unit) -> bool:
+    return other.pattern.startswith(f"{one.pattern}.")
+
+
+def _short(unit: Unit) -> str:
+    return visible(unit.pattern) or "the outermost module"
+
+
+def _name(path: str, leaf: str) -> str:
+    return f"{path}.{leaf}" if path else leaf

@@ -1,0 +1,62 @@
+"""
+One tensor of the source for several of the target: weights that one side ties and the other does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from modelinspect.tensors import ParameterTable
+from modelinspect.transplant.orientation import reshaped
+from modelinspect.transplant.plan import Assignment, Piece
+from modelinspect.transplant.scoring import name_score
+from modelinspect.transplant.trees import Node
+from modelinspect.transplant.vocabulary import concepts_of
+
+__all__ = ["shared_again"]
+
+_REASON = "tied in the source, as the names say"
+_GUESS = "as the source has no other head, it ties its own to the embedding"
+
+
+def shared_again(
+    source: ParameterTable, sources: Sequence[Node], targets: Sequence[Node], made: Mapping[str, Assignment]
+) -> Iterator[Assignment]:
+    """
+    Assignments of target tensors that are still missing, to source tensors that have a place already.
+
+    A file that keeps each tensor once, as safetensors does, has dropped the second name of an
+    embedding that is the head as well.
+    """
+    aliases: dict[str, list[str]] = {}
+    for name, first in source.tied_to.items():
+        aliases.setdefault(first, []).append(name)
+    used = {name for each in made.values() for name in each.sources}
+    has_own_head = any(_is_head(node.path) for node in sources)
+    for target in targets:
+        if target.path in made or target.role != "weight" or len(target.shape) != 2:
+            continue
+        for node in sources:
+            steps = reshaped(node.shape, target.shape) if node.path in used else None
+            if steps is None or len(steps) > 1:
+                continue
+            names = [node.path, *aliases.get(node.path, ())]
+            if len(names) > 1 and max(name_score(name, target.path) for name in names) > 0:
+                yield Assignment(target.path, (Piece(node.path, steps),), (), "likely", _REASON)
+                break
+            if _is_table(node.path) and (
+                _is_table(target.path) or (_is_head(target.path) and not has_own_head)
+            ):
+                yield Assignment(target.path, (Piece(node.path, steps),), (), "likely", _GUESS)
+                break
+
+
+def _is_head(path: str) -> bool:
+    return ("kind", "head") in concepts_of(path).members
+
+
+def _is_table(path: str) -> bool:
+    members = concepts_of(path).members
+    return ("embedding", "word") in members or (
+        ("kind", "embedding") in members and not any(family == "embedding" for family, _ in members)
+    )

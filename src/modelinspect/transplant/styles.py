@@ -1,0 +1,95 @@
+"""
+Which way round matrices are kept: (out, in) as ``torch.nn.Linear`` has them, or (in, out).
+
+It is a style of the whole network. A bias shows it, which is as long as the outputs; else the
+shapes that the two sides have in common; else which of two mirrored matrices comes first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from modelinspect.tensors import TensorInfo
+from modelinspect.transplant.scoring import ranks
+from modelinspect.transplant.trees import Node
+from modelinspect.transplant.vocabulary import concepts_of
+
+__all__ = ["are_turned", "turned_rows"]
+
+Shape = tuple[int, ...]
+
+
+def are_turned(source: Node, target: Node) -> bool:
+    """
+    Do the two sides keep their matrices different ways round?
+    """
+    ours, theirs = _matrices(source), _matrices(target)
+    styles = _style(ours), _style(theirs)
+    if styles[0] and styles[1]:
+        return styles[0] != styles[1]
+    left, right = (Counter(node.shape for node in side if _is_oblong(node)) for side in (ours, theirs))
+    turned = Counter({shape[::-1]: count for shape, count in left.items()})
+    straight, crossed = sum((left & right).values()), sum((turned & right).values())
+    if straight != crossed:
+        return crossed > straight
+    return bool(straight) and sum(_mirrored(ours)) * sum(_mirrored(theirs)) < 0
+
+
+def turned_rows(rows: Sequence[TensorInfo], tree: Node) -> tuple[list[TensorInfo], set[str]]:
+    """
+    Rows with the matrices of linear maps the other way round, and the names of those.
+    """
+    names = {node.path for node in _matrices(tree)}
+    return [
+        row._replace(shape=row.shape[::-1], explicit_stride=None) if row.name in names else row
+        for row in rows
+    ], names
+
+
+def _matrices(tree: Node) -> list[Node]:
+    """Weights of linear maps; tables of embeddings lie the same way everywhere."""
+    return [
+        leaf
+        for leaf in tree.leaves()
+        if leaf.role == "weight" and len(leaf.shape) == 2 and not _is_table(leaf.path) and 1 not in leaf.shape
+    ]
+
+
+def _is_table(path: str) -> bool:
+    members = concepts_of(path).members
+    return ("kind", "embedding") in members or any(family == "embedding" for family, _ in members)
+
+
+def _is_oblong(node: Node) -> bool:
+    return node.shape[0] != node.shape[1]
+
+
+def _style(matrices: Sequence[Node]) -> str:
+    """``out, in`` or ``in, out``, as most biases say; empty if there are none."""
+    votes: Counter[str] = Counter()
+    for node in matrices:
+        assert node.parent is not None
+        biases = [each for each in node.parent.children if each.role == "bias" and each.is_leaf]
+        if len(biases) == 1 and len(biases[0].shape) == 1 and _is_oblong(node):
+            length = biases[0].shape[0]
+            if length in node.shape:
+                votes["out, in" if length == node.shape[0] else "in, out"] += 1
+    return votes.most_common(1)[0][0] if votes else ""
+
+
+def _mirrored(matrices: Sequence[Node]) -> Iterator[int]:
+    """For each pair (a, b), (b, a) of one module: +1 if the one with more rows is first, else −1."""
+    groups: dict[int, list[Node]] = defaultdict(list)
+    for node in matrices:
+        for above in list(node.ancestors())[:2]:
+            groups[id(above)].append(node)
+    for nodes in groups.values():
+        if len(nodes) == 2 and nodes[0].shape == nodes[1].shape[::-1] and _is_oblong(nodes[0]):
+            found = ranks([node.path for node in nodes], [node.position for node in nodes], is_ordered=False)
+            if found.trust >= _TRUSTED:
+                first = nodes[0] if found.order[0] < found.order[1] else nodes[1]
+                yield 1 if first.shape[0] > first.shape[1] else -1
+
+
+_TRUSTED = 0.5
