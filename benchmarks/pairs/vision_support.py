@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.pairs.pair import Truth
 
-__all__ = ["configured", "image", "key_biases", "logits", "on", "qkv_taken", "renamed"]
+__all__ = ["configured", "image", "key_biases", "logits", "on", "qkv_taken", "renamed", "reshapes"]
 
 
 def _declare_operators() -> Any:
@@ -97,3 +97,12 @@ def configured(kind: Any, labels: int = 11, **settings: Any) -> Any:
 def key_biases(truth: Mapping[str, Truth], ending: str = "k_proj.bias") -> tuple[str, ...]:
     """The names that end so: a bias of keys moves all scores of a query alike, which no output shows."""
     return tuple(name for name in truth if name.endswith(ending))
+
+
+def reshapes(target: nn.Module, pattern: str) -> dict[str, str]:
+    """Steps that bring elements in their order to the shape of the target's tensors of such names."""
+    return {
+        f"^{re.escape(name)}$": f"reshape({', '.join(map(str, tensor.shape))})"
+        for name, tensor in target.state_dict().items()
+        if re.search(pattern, name)
+    }
