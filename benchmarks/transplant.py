@@ -7,6 +7,7 @@ Pairs are the proven ones of ``benchmarks/pairs``, by their small files in ``tes
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +22,20 @@ from pair_scores import Score, Verdict, Weights, score_plan
 from pairs import SOURCES, TARGETS, Fixture, Form, fixtures
 
 from benchmarks.baselines import BASELINES, is_installed, run_baseline
+from benchmarks.live_pairs import importable_pairs, proven
 from modelinspect.transplant.match import match
 
 _OURS = "modelinspect"
-_FORM = {"pt": ".pt", "safetensors": ".safet."}
+_CLASS = "class"
+_FORMS = {"pt": ".pt", "safetensors": ".safet.", _CLASS: "+ class"}
+"""What the source is given as; with its class, both models are run."""
 
 
 class Result(NamedTuple):
     """One method on one pair."""
 
     method: str
-    form: Form
+    form: str
     """Of the source."""
     score: Score
     seconds: float
@@ -46,30 +50,45 @@ def main() -> None:
     )
     parser.add_argument("--invented", action="store_true", help="made-up pairs instead of the proven ones")
     parser.add_argument("--target", choices=TARGETS, default="definition", help="what the target is given as")
+    parser.add_argument(
+        "--definitions",
+        action=argparse.BooleanOptionalAction,
+        help="run the models of pairs whose libraries are here; as usual but with --failures",
+    )
     chosen = parser.parse_args()
     found = fixtures(chosen.pairs)
     if chosen.invented:
         found = [each for each in invented() if fnmatch(each.name, chosen.pairs)]
     if not found:
         parser.error(f"no pair is called {chosen.pairs}")
-    ours = [_ours(fixture, form, chosen.target) for fixture in found for form in SOURCES]
+    is_run = not (chosen.failures or chosen.invented) if chosen.definitions is None else chosen.definitions
+    notes = [f"not imported: {name}: {why}" for name, why in importable_pairs()] if is_run else []
+    ours = [each for fixture in found for each in _ours(fixture, chosen.target, is_run, notes)]
     if chosen.failures:
         _print(_failures(ours))
-        _print(_totals(ours))
+        _print([*_totals(ours), *notes])
         return
     _print(_ours_table(ours))
     others = _baselines(found, chosen.target)
     _print(_others_table(others))
-    _print(_totals([*ours, *others]))
+    _print([*_totals([*ours, *others]), *notes])
 
 
-def _ours(fixture: Fixture, form: Form, target: Form) -> Result:
-    source_side, target_side = fixture.source_side(form), fixture.target_side(target)
-    start = time.perf_counter()
-    plan = match(source_side, target_side)
-    seconds = time.perf_counter() - start
-    score = score_plan(fixture, plan, is_ordered=source_side.is_ordered)
-    return Result(_OURS, form, score, seconds)
+def _ours(fixture: Fixture, target: Form, is_run: bool, notes: list[str]) -> Iterator[Result]:
+    for form in SOURCES:
+        source_side, target_side = fixture.source_side(form), fixture.target_side(target)
+        start = time.perf_counter()
+        plan = match(source_side, target_side)
+        seconds = time.perf_counter() - start
+        score = score_plan(fixture, plan, is_ordered=source_side.is_ordered)
+        yield Result(_OURS, form, score, seconds)
+    if is_run:
+        start = time.perf_counter()
+        found = proven(fixture)
+        if isinstance(found, str):
+            notes.append(f"not run: {fixture.name}: {found}")
+        elif found is not None:
+            yield Result(_OURS, _CLASS, found, time.perf_counter() - start)
 
 
 def _baselines(found: Iterable[Fixture], target: Form) -> list[Result]:
@@ -115,20 +134,25 @@ def _ours_line(result: Result, name: str) -> str:
     right, wrong = _count(score.count("right"), 6), _count(score.count("wrong"), 6)
     doubted, missing = _count(score.count("doubted"), 8), _count(score.count("missing"), 8)
     figures = f"{right} {wrong} {doubted} {missing} {result.seconds:>8.3f}"
-    return f"{name:<44} {_FORM[result.form]:<8} {figures}  {mark}"
+    return f"{name:<44} {_FORMS[result.form]:<8} {figures}  {mark}"
 
 
 def _failures(results: Sequence[Result]) -> Iterator[str]:
-    order = {"wrong": 0, "doubted": 1, "missing": 2}
     for each in results:
         yield _ours_line(each, each.score.fixture.name)
-        for verdict in sorted(each.score.failures, key=lambda found: order[found.outcome]):
-            yield from _failure(verdict)
+        alike: dict[tuple[str, ...], list[Verdict]] = {}
+        for verdict in each.score.failures:
+            names = (re.sub(r"\d+", "#", text) for text in (verdict.target, verdict.claimed, verdict.true))
+            alike.setdefault((verdict.outcome, verdict.label, *names), []).append(verdict)
+        order = {"wrong": 0, "doubted": 1, "missing": 2}
+        for group in sorted(alike.values(), key=lambda found: order[found[0].outcome]):
+            yield from _failure(group[0], len(group))
 
 
-def _failure(each: Verdict) -> Iterator[str]:
+def _failure(each: Verdict, count: int) -> Iterator[str]:
     first = " (the first candidate is right)" if each.outcome == "doubted" and each.is_equal else ""
-    yield f"    {f'{each.label}, ' if each.label else ''}{each.outcome}{first}: {each.target}"
+    more = f"  and {count - 1} more whose numbers differ" if count > 1 else ""
+    yield f"    {f'{each.label}, ' if each.label else ''}{each.outcome}{first}: {each.target}{more}"
     yield f"        claimed {each.claimed}"
     yield f"        true    {each.true}"
     if each.reason:
@@ -139,7 +163,7 @@ def _others_table(results: Sequence[Result]) -> Iterator[str]:
     methods = list(dict.fromkeys(each.method for each in results))
     yield "The others: tensors right / wrong; – where the method gives up"
     yield f"{'pair':<32} {'from':<8}" + "".join(f"{method:>13}" for method in methods)
-    lines: dict[tuple[str, Form], dict[str, str]] = {}
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for each in results:
         cell = f"{each.score.count('right')} / {each.score.count('wrong') or '·'}"
         key = (each.score.fixture.name, each.form)
@@ -147,7 +171,7 @@ def _others_table(results: Sequence[Result]) -> Iterator[str]:
     before = ""
     for (name, form), cells in lines.items():
         cut = "" if name == before else name if len(name) <= 32 else f"{name[:31]}…"
-        yield f"{cut:<32} {_FORM[form]:<8}" + "".join(f"{cells[method]:>13}" for method in methods)
+        yield f"{cut:<32} {_FORMS[form]:<8}" + "".join(f"{cells[method]:>13}" for method in methods)
         before = name
 
 
@@ -160,34 +184,37 @@ def _totals(results: Sequence[Result]) -> Iterator[str]:
     for kind in (*kinds, *(["all"] if len(kinds) > 1 else [])):
         chosen = [each for each in results if kind in (each.score.fixture.kind, "all")]
         for method in dict.fromkeys(each.method for each in chosen):
-            for form in SOURCES:
+            for form in _FORMS:
                 group = [each for each in chosen if each.method == method and each.form == form]
+                if not group:
+                    continue
                 yield _total(kind, method, form, group)
                 yield from _sureness(group) if method == _OURS else ()
 
 
-def _total(kind: str, method: str, form: Form, group: Sequence[Result]) -> str:
+def _total(kind: str, method: str, form: str, group: Sequence[Result]) -> str:
     scores = [each.score for each in group]
     tensors = sum(len(score.verdicts) for score in scores)
     counts = {name: sum(s.count(name) for s in scores) for name in ("right", "wrong", "doubted", "missing")}
     whole = f"{sum(score.is_whole for score in scores)} / {len(scores)}"
     return (
-        f"{kind:<13} {method:<14} {_FORM[form]:<8} {whole:>9} {_count(sum(s.has_wrong for s in scores), 11)}"
+        f"{kind:<13} {method:<14} {_FORMS[form]:<8} {whole:>9} {_count(sum(s.has_wrong for s in scores), 11)}"
         f" {counts['right'] / tensors:>8.1%} {_count(counts['wrong'], 6)} {_count(counts['doubted'], 8)}"
         f" {_count(counts['missing'], 8)} {sum(each.seconds for each in group):>8.2f}"
     )
 
 
 def _sureness(group: Sequence[Result]) -> Iterator[str]:
-    """Of what was called certain and likely: how much is wrong, as tensors and as rows of patterns."""
+    """How much of what was called proven, certain and likely is wrong."""
     parts = []
-    for label in ("certain", "likely"):
+    for label in ("proven", "certain", "likely"):
         tensors = sum(each.score.count("wrong", label) for each in group)
         rows = [each.score.rows_wrong(label) for each in group]
-        parts.append(
-            f"{label}: {tensors} tensors, {sum(a for a, _ in rows)} of {sum(b for _, b in rows)} rows"
-        )
-    yield f"{'':<13} {'':<14} wrong though {'; '.join(parts)}"
+        wrong, found = (sum(column) for column in zip(*rows))
+        if found:
+            parts.append(f"{label} {wrong} of {found} ({tensors} tensors)")
+    if parts:
+        yield f"{'':<13} {'':<14} rows wrong: {', '.join(parts)}"
 
 
 if __name__ == "__main__":
