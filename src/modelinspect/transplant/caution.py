@@ -9,7 +9,7 @@ all they are ambiguous, until both models are run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from modelinspect.transplant.links import Link, weaker
 from modelinspect.transplant.plan import Label
@@ -17,6 +17,8 @@ from modelinspect.transplant.trees import Node
 from modelinspect.transplant.vocabulary import concepts_of, tokens_of
 
 __all__ = ["cautious"]
+
+Shape = tuple[int, ...]
 
 
 def cautious(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[Node]) -> list[Link]:
@@ -74,7 +76,7 @@ def _doubt(
         return "ambiguous", "its gates may lie in another order"
     if is_copy and _is_patch(source, target):
         return "ambiguous", "pixels of a patch may lie before or after their channels"
-    if last & {"qkv", "kv", "gate_up"} or _is_composite(module):
+    if last & {"qkv", "kv", "gate_up"} or (not last & _PARTS and _is_composite(module)):
         words = [_fusion(each) for each in (source, target)]
         if words[0] != words[1] and is_copy:
             return "ambiguous", "rows that are fused may lie in another order"
@@ -92,6 +94,7 @@ def _doubt(
     return None
 
 
+_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _WIDENS = frozenset(
     {"up", "ups", "decoder", "dec", "upsample", "expand", "expansive", "upconv", "fuse", "fusion"}
 )
@@ -149,34 +152,37 @@ def _has_gates(module: Node) -> bool:
 
     Nothing takes so many: else it is the first layer of a feed-forward net.
     """
-    own = _matrix(module)
-    if own is None or module.parent is None:
-        return False
-    beside = [shape for child in module.parent.children if (shape := _matrix(child)) is not None]
-    if sum(shape[0] == own[0] for shape in beside) < 2 or any(shape[1] == own[0] for shape in beside):
-        return False
-    return any(shape[0] == own[0] and own[0] in (3 * shape[1], 4 * shape[1]) for shape in beside)
-
-
-def _is_composite(module: Node) -> bool:
-    """Rows are several times what the module's neighbour takes: (3·n, m) before (m, n)."""
-    own = _matrix(module)
-    if own is None or module.parent is None:
-        return False
-    for other in module.parent.children:
-        beside = _matrix(other)
-        if (
-            other is not module
-            and beside is not None
-            and beside[0] == own[1]
-            and own[0] in (2 * beside[1], 3 * beside[1])
-        ):
+    for own, beside in _with_neighbours(module):
+        alike = [shape for shape in (*beside, own) if shape[0] == own[0]]
+        if len(alike) < 2 or any(shape[1] == own[0] for shape in beside):
+            continue
+        if any(own[0] in (3 * shape[1], 4 * shape[1]) for shape in alike):
             return True
     return False
 
 
-def _matrix(module: Node) -> tuple[int, ...] | None:
-    for child in module.children:
+def _is_composite(module: Node) -> bool:
+    """Rows are several times what the module's neighbour takes: (3·n, m) before (m, n)."""
+    return any(
+        own[0] != own[1] and shape[0] == own[1] and own[0] in (2 * shape[1], 3 * shape[1])
+        for own, beside in _with_neighbours(module)
+        for shape in beside
+    )
+
+
+def _with_neighbours(module: Node) -> Iterator[tuple[Shape, list[Shape]]]:
+    """The shape of a module's matrix and those beside it; then all of them the other way round."""
+    own = _matrix(module)
+    if own is None or module.parent is None:
+        return
+    nodes = [*module.children, *module.parent.children]
+    beside = [shape for node in nodes if node is not module and (shape := _matrix(node)) and shape is not own]
+    yield own, beside
+    yield own[::-1], [shape[::-1] for shape in beside]
+
+
+def _matrix(node: Node) -> Shape | None:
+    for child in (node, *node.children):
         if child.is_leaf and child.role == "weight" and len(child.shape) == 2:
             return child.shape
     return None

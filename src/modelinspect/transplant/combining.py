@@ -544,7 +544,7 @@ def _joined(
     turn = _TURN if is_matrix and layout.parts_are_turned and not along_columns else ()
 
     def pieces(at: int) -> list[tuple[Node, Steps]]:
-        listed = []
+        listed: list[tuple[Node, Steps]] = []
         for unit, length in zip(found.units, lengths):
             part = unit.slots.get(role)
             if part is None:

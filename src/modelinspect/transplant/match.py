@@ -4,7 +4,7 @@ Which tensor of a target comes from which of a source: the whole of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 
 from modelinspect.tensors import ParameterTable, TensorInfo
 from modelinspect.transplant.caution import cautious
@@ -13,7 +13,7 @@ from modelinspect.transplant.plan import Assignment, Doubt, Hint, Missing, Piece
 from modelinspect.transplant.regions import Solver
 from modelinspect.transplant.scoring import natural
 from modelinspect.transplant.sharing import shared_again
-from modelinspect.transplant.styles import are_turned, turned_rows
+from modelinspect.transplant.styles import turned_rows, turns
 from modelinspect.transplant.transforms import Step
 from modelinspect.transplant.trees import Forms, Node, build_tree
 from modelinspect.transplant.turning import turned
@@ -43,13 +43,12 @@ def match(
     forms = Forms()
     ours, theirs = _distinct(source), _distinct(target)
     source_tree, target_tree = build_tree(ours, forms), build_tree(theirs, forms)
-    turned_names: set[str] = set()
-    if are_turned(source_tree, target_tree):
-        ours, turned_names = turned_rows(ours, source_tree)
-        source_tree = build_tree(ours, forms)
+    turned_steps = turns(source_tree, target_tree)
+    if turned_steps:
+        source_tree = build_tree(turned_rows(ours, turned_steps), forms)
     solver = Solver(ordered=(source.is_ordered, target.is_ordered), facts=(source.facts, target.facts))
     result = solver.solve(source_tree, target_tree)
-    return _plan(source, target, source_tree, target_tree, result, turned_names)
+    return _plan(source, target, source_tree, target_tree, result, turned_steps)
 
 
 def _distinct(side: Side) -> list[TensorInfo]:
@@ -62,7 +61,7 @@ def _distinct(side: Side) -> list[TensorInfo]:
 
 
 def _plan(
-    source: Side, target: Side, ours: Node, theirs: Node, result: Result, turned_names: Set[str]
+    source: Side, target: Side, ours: Node, theirs: Node, result: Result, turned_steps: Mapping[str, Step]
 ) -> Plan:
     source_leaves, target_leaves = list(ours.leaves()), list(theirs.leaves())
     made: dict[str, Assignment] = {}
@@ -71,7 +70,7 @@ def _plan(
         made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
     for each in shared_again(source.table, source_leaves, target_leaves, made):
         made[each.target] = each
-    made = {name: _as_stored(each, turned_names) for name, each in made.items()}
+    made = {name: _as_stored(each, turned_steps) for name, each in made.items()}
     assignments = []
     for row in target.table:
         first = target.table.tied_to.get(row.name, row.name)
@@ -102,20 +101,17 @@ def _plan(
     )
 
 
-def _as_stored(assignment: Assignment, turned_names: Set[str]) -> Assignment:
+def _as_stored(assignment: Assignment, turned_steps: Mapping[str, Step]) -> Assignment:
     """With the steps that turn what was matched the other way round than it is stored."""
-    if not turned_names.intersection(assignment.sources):
+    if turned_steps.keys().isdisjoint(assignment.sources):
         return assignment
     pieces = []
     for piece in assignment.pieces:
-        steps = piece.steps
-        if piece.name in turned_names:
-            steps = steps[1:] if steps[:1] == _TURN else (*_TURN, *steps)
+        steps, turn = piece.steps, turned_steps.get(piece.name)
+        if turn is not None:
+            steps = steps[1:] if turn.op == "transpose" and steps[:1] == (turn,) else (turn, *steps)
         pieces.append(piece._replace(steps=steps))
     return assignment._replace(pieces=tuple(pieces))
-
-
-_TURN = (Step("transpose"),)
 
 
 def _assignment(link: Link, sources: Sequence[Node], targets: Sequence[Node]) -> Assignment:

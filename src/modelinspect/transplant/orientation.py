@@ -8,8 +8,9 @@ from math import prod
 
 from modelinspect.transplant.transforms import Step, shape_after
 from modelinspect.transplant.trees import Node
+from modelinspect.transplant.vocabulary import concepts_of
 
-__all__ = ["how", "reshaped"]
+__all__ = ["how", "reshaped", "rows_between"]
 
 Shape = tuple[int, ...]
 Steps = tuple[Step, ...]
@@ -52,6 +53,33 @@ def reshaped(ours: Shape, theirs: Shape) -> Steps | None:
             end = () if other == theirs else (Step("reshape", theirs),)
             return (*steps, *turn, *middle, *back, *end)
     return None
+
+
+_OFFSET = 2
+"""Rows that some tables of positions keep free at the front, for padding."""
+
+
+def rows_between(source: Node, target: Node) -> Steps | None:
+    """
+    The steps from an embedding to one of the same meaning with other rows; None if it is none.
+
+    Words that a table has too many are at its end, as vocabularies are padded there; two
+    positions too many are at its front. Heads are not cut to size.
+    """
+    ours, theirs = source.shape, target.shape
+    if len(ours) != 2 or len(theirs) != 2 or ours[1] != theirs[1]:
+        return None
+    meaning = [
+        {m for f, m in concepts_of(node.path).members if f == "embedding"} for node in (source, target)
+    ]
+    more = ours[0] - theirs[0]
+    if all("pos" in found for found in meaning) and more == _OFFSET:
+        return (Step("take", (0, more, ours[0], 1)),)
+    if not all("word" in found for found in meaning) or any(
+        ("kind", "head") in concepts_of(node.path).members for node in (source, target)
+    ):
+        return None
+    return (Step("take", (0, 0, theirs[0], 1)),) if more > 0 else (Step("pad", (0, -more)),)
 
 
 def _exchanges(shape: Shape) -> list[Steps]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from modelinspect.transplant.assignment import assign, margins
 from modelinspect.transplant.combining import combine
 from modelinspect.transplant.links import Link, Result, weaker
-from modelinspect.transplant.orientation import how
+from modelinspect.transplant.orientation import how, rows_between
 from modelinspect.transplant.plan import Label
 from modelinspect.transplant.scoring import Facts, Scorer, are_opposed, name_score, natural, ranks
 from modelinspect.transplant.trees import Node, template_of
@@ -128,6 +128,7 @@ class _Region:
                 self._take(pair)
         self._combine(())
         self._match_leaves()
+        self._match_tables()
         return Result(
             tuple(self.links),
             tuple(node.start - self.source.start for node in self.left_sources),
@@ -180,6 +181,23 @@ class _Region:
                 only = self._only(sources[0], targets[0], sources[0].key == targets[0].key)
             for pair in [only] if only else self._by_score(sources, targets, must_agree=True):
                 self._take(pair)
+
+    def _match_tables(self) -> None:
+        """Tables of embeddings with more rows on one side."""
+        found = [
+            (name_score(source.below(self.source), target.below(self.target)), source, target, steps)
+            for target in self.left_targets
+            for source in self.left_sources
+            if (steps := rows_between(source, target)) is not None
+            and not are_opposed(source.path, target.path, are_vectors=False)
+        ]
+        for score, source, target, steps in sorted(found, key=lambda each: -each[0]):
+            if score >= _ENOUGH and source in self.left_sources and target in self.left_targets:
+                pieces = ((source.start - self.source.start, steps),)
+                reason = "an embedding of the same meaning with another number of rows"
+                self.links.append(Link(pieces, target.start - self.target.start, (), "likely", reason))
+                self.left_sources.remove(source)
+                self.left_targets.remove(target)
 
     def _still_free(self, group: _Group) -> _Group | None:
         """What of a group is not yet a part of something; the tensors of what is so in part are left."""

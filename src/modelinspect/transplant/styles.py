@@ -8,43 +8,68 @@ shapes that the two sides have in common; else which of two mirrored matrices co
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.scoring import ranks
+from modelinspect.transplant.transforms import Step, inverse, shape_after
 from modelinspect.transplant.trees import Node
 from modelinspect.transplant.vocabulary import concepts_of
 
-__all__ = ["are_turned", "turned_rows"]
+__all__ = ["turns", "turned_rows"]
 
 Shape = tuple[int, ...]
 
+# Kernels with their channels last, (height, width, in, out), to torch's (out, in, height, width).
+_CHANNELS_LAST = {3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
 
-def are_turned(source: Node, target: Node) -> bool:
+
+def turns(source: Node, target: Node) -> dict[str, Step]:
     """
-    Do the two sides keep their matrices different ways round?
+    Names of the source's weights that lie the other way round than the target's, and the step for each.
     """
+    found = {}
+    if _are_turned(source, target):
+        found = {node.path: Step("transpose") for node in _matrices(source)}
+    for axes, order in _CHANNELS_LAST.items():
+        ours, theirs = (
+            [leaf for leaf in side.leaves() if leaf.role == "weight" and len(leaf.shape) == axes]
+            for side in (source, target)
+        )
+        there, back = Step("permute", order), inverse(Step("permute", order), (1,) * axes)
+        wanted = Counter(leaf.shape for leaf in theirs)
+        straight = sum((Counter(leaf.shape for leaf in ours) & wanted).values())
+        for step in (there, back):
+            turned = Counter(shape_after(leaf.shape, (step,)) for leaf in ours)
+            if sum((turned & wanted).values()) > straight:
+                found.update((leaf.path, step) for leaf in ours)
+                break
+    return found
+
+
+def turned_rows(rows: Sequence[TensorInfo], steps: Mapping[str, Step]) -> list[TensorInfo]:
+    """Rows with the shapes that the steps give some of them."""
+    return [
+        row._replace(shape=shape_after(row.shape, (steps[row.name],)), explicit_stride=None)
+        if row.name in steps
+        else row
+        for row in rows
+    ]
+
+
+def _are_turned(source: Node, target: Node) -> bool:
+    """Do the two sides keep their matrices different ways round?"""
     ours, theirs = _matrices(source), _matrices(target)
     styles = _style(ours), _style(theirs)
-    if styles[0] and styles[1]:
-        return styles[0] != styles[1]
+    if any(styles):
+        # torch.nn.Linear is what a network has that does not show its style.
+        return (styles[0] or "out, in") != (styles[1] or "out, in")
     left, right = (Counter(node.shape for node in side if _is_oblong(node)) for side in (ours, theirs))
     turned = Counter({shape[::-1]: count for shape, count in left.items()})
     straight, crossed = sum((left & right).values()), sum((turned & right).values())
     if straight != crossed:
         return crossed > straight
     return bool(straight) and sum(_mirrored(ours)) * sum(_mirrored(theirs)) < 0
-
-
-def turned_rows(rows: Sequence[TensorInfo], tree: Node) -> tuple[list[TensorInfo], set[str]]:
-    """
-    Rows with the matrices of linear maps the other way round, and the names of those.
-    """
-    names = {node.path for node in _matrices(tree)}
-    return [
-        row._replace(shape=row.shape[::-1], explicit_stride=None) if row.name in names else row
-        for row in rows
-    ], names
 
 
 def _matrices(tree: Node) -> list[Node]:

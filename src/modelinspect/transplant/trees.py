@@ -137,9 +137,9 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
     for position, row in enumerate(rows):
         parts = tuple(row.name.split("."))
         modules, leaf = leaf_of(parts, parts[:-1] in containers)
-        if leaf.role == "bias" and len(row.shape) > 1:
+        if leaf.role == "bias" and leaf.holder and len(row.shape) > 1:
             # Added to scores, position by position, and learned like any weight.
-            leaf = Leaf(leaf.holder or parts[-1], "weight")
+            leaf = Leaf(parts[-1], "weight")
         node = _place(places, (*modules, leaf.holder) if leaf.holder else modules, position)
         tensor = Node(parts[-1], row.name, node, position, row=row, role=leaf.role)
         node.children.append(tensor)

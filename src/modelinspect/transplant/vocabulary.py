@@ -26,7 +26,7 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "k": "k key keys wk k_proj to_k k_lin linear_k phi",
         "v": "v value values val wv v_proj to_v v_lin linear_v",
         "o": "o wo o_proj out_proj to_out out_lin linear_out c_proj wout attn_out attn_output attn_proj "
-        "attention_output attention_out attention_dense self_attn_out",
+        "attention_output attention_out attention_dense self_attn_out proj_out projection_out",
     },
     "glu": {
         "gate_up": "gate_up gate_up_proj w13 w12 wi_fused up_gate",
@@ -41,7 +41,7 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "ff": "mlp ffn ffw ff feedforward feed_forward intermediate dense_h_to_4h dense_4h_to_h pwff pwffn",
         "moe": "experts expert",
     },
-    "tower": {"encoder": "encoder enc encoders", "decoder": "decoder dec decoders"},
+    "tower": {"encoder": "encoder enc encoders src source", "decoder": "decoder dec decoders tgt target trg"},
     "modality": {
         "vision": "visual vision image img vit pixel trunk",
         "text": "text language txt caption lm",
@@ -268,7 +268,8 @@ def leaf_of(parts: tuple[str, ...], has_submodules: bool) -> tuple[tuple[str, ..
         # torch.nn.utils.parametrizations.weight_norm: original0 is the norm, original1 the direction.
         role = {"original0": "g", "original1": "v"}.get(last, "weight")
         return tuple(modules[:-2]), Leaf("" if modules[-1] == "weight" else modules[-1], role)
-    if last in _STATISTICS:
+    if last in _STATISTICS or (last in ("mean", "var") and not has_submodules):
+        last = {"mean": "running_mean", "var": "running_var"}.get(last, last)
         return tuple(modules), Leaf("", _STATISTICS[last])
     if len(last) > 2 and last[:2] in ("W_", "w_", "b_", "B_"):
         return tuple(modules), Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
