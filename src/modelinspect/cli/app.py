@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "count": ("modelinspect.cli.count", "Count parameters, buffers and bytes."),
     "params": ("modelinspect.cli.params", "List parameters: names, shapes, data types, ties."),
     "grads": ("modelinspect.cli.grads", "Show gradients: norms, verdicts, training, optimizer state."),
+    "transplant": (
+        "modelinspect.cli.transplant",
+        "Fill a model with another's weights, whatever their names.",
+    ),
     "completion": ("modelinspect.cli.completion", "Print the script that completes in your shell."),
 }
 """Name to the module whose ``command`` it is, and the line that ``--help`` shows."""

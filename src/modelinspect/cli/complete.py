@@ -85,7 +85,8 @@ def _checkpoint_of(ctx: typer.Context) -> Checkpoint:
 
     # With an option still to be given its value, the words are not yet sorted out.
     words = [word for word in getattr(ctx, "args", ()) if not word.startswith("-")]
-    given = [_parameter(ctx, "target"), *(_parameter(ctx, "targets") or ()), *words]
+    named = [_parameter(ctx, "target"), _parameter(ctx, "source")]
+    given = [*named, *(_parameter(ctx, "targets") or ()), *words]
     target = parse_target(next(filter(None, given), ""))
     if target.kind != "checkpoint":
         raise ValueError("names of a definition are known only when it is run")

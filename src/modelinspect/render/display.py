@@ -18,7 +18,9 @@ from modelinspect.render.views.count import count_card
 from modelinspect.render.views.fit import fit_sheet
 from modelinspect.render.views.grads import grads_sheet, runs_sheet
 from modelinspect.render.views.params import params_sheet
+from modelinspect.render.views.transplant import transplant_sheet
 from modelinspect.tensors import Checkpoint, ParameterTable
+from modelinspect.transplant.plan import Plan
 
 __all__ = ["html_of", "rich_of", "sheets_of"]
 
@@ -40,6 +42,8 @@ def sheets_of(report: object) -> tuple[Sheet, ...]:
         sheets = (grads_sheet(report),)
     elif isinstance(report, RunsReport):
         sheets = (runs_sheet(report),)
+    elif isinstance(report, Plan):
+        sheets = (transplant_sheet(report, for_people=True),)
     elif isinstance(report, Checkpoint):
         sheets = (checkpoint_sheet(report),)
     elif isinstance(table := _table_of(report), ParameterTable):
