@@ -4,11 +4,14 @@
 #   make TORCH_INDEX=URL demo          another index for torch, e.g. its CPU builds for Linux:
 #                                      https://download.pytorch.org/whl/cpu
 #   make test TESTS=tests/readers      some of the tests;  PYTEST_ARGS="-x -q" as you like
+#   make PEERS=all bench-transplant    with the libraries of the pairs, some GB, whose models are run
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 TESTS ?= tests
 PYTEST_ARGS ?= -n 2
+PEERS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +22,13 @@ WHEEL := dist/modelinspect-$(VERSION)-py3-none-any.whl
 PACKAGE := $(shell find src -name __pycache__ -prune -o -print) pyproject.toml README.md LICENSE
 SILERO := .cache/weights/silero_vad_16k.safetensors
 LPIPS := .cache/weights/alex.pth
+
+# The transplant's benchmark compares with other packages, which are kept apart from ours.
+BENCH_VENV := .venv-bench
+BENCH_BIN := $(BENCH_VENV)/bin
+BENCH_INSTALL := $(BENCH_BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt \
+  $(addprefix --extra-index-url ,$(TORCH_INDEX))
+PEERS_INSTALLED := $(BENCH_VENV)/.peers$(addprefix -,$(PEERS))
 
 # Each step leaves an empty file in .venv and is taken again when what it depends on changes.
 MADE := $(VENV)/.made
@@ -33,7 +43,7 @@ unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench wheel clean weights
+.PHONY: help demo test lint bench bench-transplant wheel clean weights
 
 run = echo "\$$ modelinspect $(1)"; $(BIN)/modelinspect $(1)
 
@@ -42,6 +52,7 @@ help:
 	@echo "make test   run the tests against the built wheel"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  measure against the budgets, as ratios to peers in one run"
+	@echo "make bench-transplant  count the tensors matched in pairs of real models, by us and by others"
 	@echo "make wheel  build $(WHEEL)"
 	@echo "make clean  remove .venv, .cache, dist and caches"
 
@@ -84,10 +95,13 @@ lint: $(LINT_TOOLS)
 bench: $(TEST_TOOLS) $(INSTALLED)
 	@$(BIN)/python -m benchmarks
 
+bench-transplant: $(PEERS_INSTALLED)
+	@$(BENCH_BIN)/python -m benchmarks.transplant $(BENCH_ARGS)
+
 wheel: $(WHEEL)
 
 clean:
-	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -120,6 +134,22 @@ $(INSTALLED): $(WHEEL) $(RUNTIME)
 $(TEST_TOOLS): $(RUNTIME) pyproject.toml constraints.txt
 	@echo "==> downloading what the tests need: pytest, hypothesis, safetensors, transformers, lightning, matplotlib"
 	@$(INSTALL) "$(WHEEL)[test]"
+	@touch $@
+
+$(BENCH_BIN)/python:
+	@echo "==> creating .venv-bench"
+	@$(PYTHON) -m venv $(BENCH_VENV)
+
+# Without PEERS=all, names and shapes do: neither torch nor the libraries are needed.
+$(BENCH_VENV)/.peers: $(WHEEL) | $(BENCH_BIN)/python
+	@echo "==> downloading numpy and weightbridge"
+	@$(BENCH_INSTALL) numpy weightbridge==0.0.4
+	@$(BENCH_INSTALL) --no-deps --force-reinstall $(WHEEL)
+	@touch $@
+
+$(BENCH_VENV)/.peers-all: $(BENCH_VENV)/.peers benchmarks/pairs/requirements.txt
+	@echo "==> downloading the libraries of the pairs: transformers, timm, torchvision, diffusers and others"
+	@$(BENCH_INSTALL) $(WHEEL) -r benchmarks/pairs/requirements.txt
 	@touch $@
 
 # mypy reads torch's types, so the checks need what the package needs.
