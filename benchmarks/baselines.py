@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from difflib import SequenceMatcher
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from pair_scores import Score, Verdict, Weights, score_arrays, score_plan
 from pairs import Fixture
 
 from modelinspect.tensors import ParameterTable, TensorInfo
-from modelinspect.transplant.assignment import assign
+from modelinspect.transplant.matching.assignment import assign
 from modelinspect.transplant.plan import Assignment, Piece, Plan, Side
 from modelinspect.transplant.transforms import Step
 
@@ -136,11 +137,46 @@ def hungarian(source: ParameterTable, target: ParameterTable) -> Claims:
     for sources, targets in _groups(source, target):
         is_turned = len(sources) > len(targets)
         ours, theirs = (targets, sources) if is_turned else (sources, targets)
-        chosen = assign([[-float(_distance(a, b)) for b in theirs] for a in ours])
+        chosen = _cheapest(np.array([[float(_distance(a, b)) for b in theirs] for a in ours]))
         for at, name in enumerate(ours):
             other = theirs[chosen[at]]
             claims.update({name: other} if is_turned else {other: name})
     return claims
+
+
+def _cheapest(costs: Any) -> list[int]:
+    """
+    For each row a column of its own, so that the sum is smallest.
+
+    Shortest augmenting paths: a row a time is added to the assignment of those before it.
+    There are no more rows than columns.
+    """
+    rows, columns = costs.shape
+    row_price, column_price = np.zeros(rows), np.zeros(columns)
+    owner = np.full(columns, -1)
+    for added in range(rows):
+        length, before = np.full(columns, np.inf), np.full(columns, -1)
+        is_done = np.zeros(columns, bool)
+        row, column, reached = added, -1, 0.0
+        while True:
+            through = reached + costs[row] - row_price[row] - column_price
+            is_shorter = ~is_done & (through < length)
+            length[is_shorter], before[is_shorter] = through[is_shorter], column
+            column = int(np.where(is_done, np.inf, length).argmin())
+            is_done[column], reached = True, float(length[column])
+            if owner[column] < 0:
+                break
+            row = int(owner[column])
+        row_price[added] += reached
+        for passed in np.flatnonzero(is_done):
+            if owner[passed] >= 0:
+                row_price[owner[passed]] += reached - length[passed]
+            column_price[passed] -= reached - length[passed]
+        while before[column] >= 0:
+            owner[column] = owner[before[column]]
+            column = int(before[column])
+        owner[column] = added
+    return [int(np.flatnonzero(owner == row)[0]) for row in range(rows)]
 
 
 def _groups(source: ParameterTable, target: ParameterTable) -> Iterator[tuple[list[str], list[str]]]:
