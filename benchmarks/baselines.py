@@ -22,7 +22,6 @@ from pair_scores import Score, Verdict, Weights, score_arrays, score_plan
 from pairs import Fixture
 
 from modelinspect.tensors import ParameterTable, TensorInfo
-from modelinspect.transplant.matching.assignment import assign
 from modelinspect.transplant.plan import Assignment, Piece, Plan, Side
 from modelinspect.transplant.transforms import Step
 
