@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.corpus import CACHE, ROOT, huge_names, made, many_names, safetensors_file, torch_file
 from benchmarks.gradients import by_hand, watching
 from benchmarks.measure import COMMAND, Sample, in_pipe, in_turns, inside, on_terminal, python
+from benchmarks.plans import plans
 from benchmarks.row import Row
 from modelinspect.analysis.gradients import Figures, Thresholds
 from modelinspect.analysis.runs import Parameter, end_line, header_line, step_line, table_line
@@ -230,5 +231,6 @@ CASES: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
     "terminal": (terminal, 5),
     "grads": (by_hand, 5),
     "watch": (watching, 3),
+    "plans": (plans, 3),
 }
 """Name to the comparison and the rounds that its median is of."""

@@ -502,7 +502,7 @@ def mixture(blocks: int = 60, experts: int = 256) -> Fixture:
 
 
 def _mixture_block(ours: str, theirs: str, experts: int) -> Iterator[Twin]:
-    for a, b, rows in (("q", "wq", 64), ("k", "wk", 16), ("v", "wv", 16), ("o", "wo", 64)):
+    for a, b, rows in (("q", "query", 64), ("k", "key", 16), ("v", "value", 16), ("o", "output", 64)):
         yield Twin(f"{ours}.self_attn.{a}_proj.weight", f"{theirs}.attention.{b}.weight", (rows, 64))
     yield Twin(f"{ours}.input_layernorm.weight", f"{theirs}.attention_norm.weight", (64,))
     yield Twin(f"{ours}.post_attention_layernorm.weight", f"{theirs}.ffn_norm.weight", (64,))
@@ -515,7 +515,7 @@ def _mixture_block(ours: str, theirs: str, experts: int) -> Iterator[Twin]:
         yield from linear(f"{mine}.down_proj", f"{other}.w2", 64, 48)
 
 
-def irregular(levels: int = 24, seed: int = 0) -> Fixture:
+def irregular(levels: int = 18, seed: int = 0) -> Fixture:
     """
     Like a U-Net of a diffusion model, of 5,000 tensors: hardly two levels are alike.
 
