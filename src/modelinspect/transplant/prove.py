@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["prove"]
 
-_MOST_RUNS = 600
+_MOST_RUNS = 400
 _MOST_DECISIONS = 24
 _WINDOW = 150
 """Events after a break that a change is judged by."""
@@ -93,7 +93,9 @@ def prove(
         if settle:
             session.settle()
         plan, proof = session.result()
-    own = _own_gaps(plan, source, target, way, source_weights, seed, is_module=source is source_definition)
+    if source_weights is None and source is not source_definition:
+        return plan, proof
+    own = _own_gaps(plan, source, target, way, source_weights, seed, session.accepted)
     return plan, replace(proof, own_outputs=own)
 
 
@@ -128,21 +130,20 @@ def _best_way(plan: Plan, source: Any, target: Any, ways: Sequence[Shared], seed
 
 
 def _own_gaps(
-    plan: Plan, source: Any, target: Any, way: Shared, weights: Any, seed: int, *, is_module: bool
+    plan: Plan, source: Any, target: Any, way: Shared, weights: Any, seed: int, accepted: Sequence[Any]
 ) -> tuple[OutputGap, ...]:
-    """What the outputs are with the checkpoint's own weights."""
-    if weights is None and not is_module:
-        return ()
+    """What the outputs are with the checkpoint's own weights; None: those that the source has."""
     from modelinspect.live.prove_bench import bench_of
 
     with bench_of(source, target, way, seed=seed) as bench:
         session = _Session(bench, plan, seed, None)
+        for difference in accepted:
+            bench.accept(difference)
         if callable(weights):
             weights = weights()
         if isinstance(weights, Mapping):
-            bench.load_source(
-                {session.source_names.get(name, name): value for name, value in weights.items()}
-            )
+            names = _renamed(list(weights), bench.source_names())
+            bench.load_source({names[name]: value for name, value in weights.items() if name in names})
         elif weights is not None:
             from modelinspect.live.weights import load_weights
 
@@ -167,14 +168,14 @@ class _Session:
         from modelinspect.live.compare_settings import attention_numbers
 
         self._bench, self._plan, self._seed, self._progress = bench, plan, seed, progress
-        self._before = {each.target: each for each in plan.assignments}
         self._heads = Heads(*attention_numbers((bench.target, bench.source)))
         self.source_names = _renamed([row.name for row in plan.source], bench.source_names())
         self._synthetic: dict[str, Any] = {}
         self._settled: list[Settled] = []
+        self._kept_plans = [plan.assignments]
         self._differences: list[str] = []
         self._notes: list[str] = []
-        self._accepted = False
+        self.accepted: list[Any] = []
         self._runs = 0
 
     # ---------------------------------------------------------------- weights
@@ -232,18 +233,34 @@ class _Session:
 
     def settle(self) -> None:
         """Change what makes more of the activations agree, until outputs do or nothing helps."""
+        kept, furthest = 0, -1
         for _ in range(_MOST_DECISIONS):
             if self.comparison.equal or self._runs >= _MOST_RUNS:
-                return
+                break
             broken = self._bench.break_of(self._filled())
             self._count()
+            if broken is not None and broken.at > furthest:
+                kept, furthest = len(self._settled), broken.at
             if broken is None:
+                kept = len(self._settled)
                 if not self._by_outputs() and not self._sharpened():
                     return
             elif not (self._by_difference(broken) or self._by_edits(broken)):
                 self._give_up(broken)
-                return
+                break
             self.compare()
+        if not self.comparison.equal:
+            self._take_back(kept)
+
+    def _take_back(self, kept: int) -> None:
+        """What was changed in vain at the last place is as it was."""
+        targets = {target for each in self._settled[kept:] for target in each.targets}
+        if not targets:
+            return
+        del self._settled[kept:]
+        self._plan = replace(self._plan, assignments=self._kept_plans[kept])
+        self.fill()
+        self.compare()
 
     def _filled(self) -> set[str]:
         return {each.target for each in self._plan.assignments}
@@ -258,7 +275,7 @@ class _Session:
             if self._bench.score_with(difference, limit) > base:
                 self._bench.accept(difference)
                 self._differences.append(words)
-                self._accepted = True
+                self.accepted.append(difference)
                 return True
         return False
 
@@ -323,6 +340,7 @@ class _Session:
     def _keep(self, edit: Edit) -> None:
         self._plan = replace(self._plan, assignments=edited(self._plan.assignments, edit.changes))
         self._bench.fill(self._values(edit.changes))
+        self._kept_plans.append(self._plan.assignments)
         self._settled.append(Settled(tuple(change.target for change in edit.changes), edit.how))
 
     def _by_outputs(self) -> bool:
@@ -353,8 +371,8 @@ class _Session:
     def _give_up(self, broken: Break) -> None:
         place = visible(broken.event.place) or "the outermost module"
         self._notes.append(
-            f"the first activation that the source has nowhere is that of {broken.event.call.name} in {place}; "
-            "nothing that was tried mends it"
+            f"the first activation that the source has nowhere is that of {broken.event.call.kind} "
+            f"in {place}; nothing that was tried mends it"
         )
         self._differences += [words for words, _ in self._bench.differences(broken)][:3]
 
@@ -380,7 +398,7 @@ class _Session:
         notes = list(dict.fromkeys((*self._notes, *self._said_of(unproven, patterns))))
         activations, agreeing, first = self._activations(pairs)
         return plan, Proof(
-            equal=equal and not self._accepted,
+            equal=equal and not self.accepted,
             outputs=_output_gaps(self.comparison),
             input=self.comparison.input.described,
             origin=self.comparison.input.origin,
@@ -390,7 +408,7 @@ class _Session:
             first_apart=first,
             settled=tuple(self._settled),
             differences=tuple(dict.fromkeys((*self._differences, *_not_said(told, self._differences)))),
-            equal_but_for=equal and self._accepted,
+            equal_but_for=equal and bool(self.accepted),
             unproven=unproven,
             runs=self._runs,
             notes=tuple(notes),
@@ -412,10 +430,11 @@ class _Session:
         for each in self._plan.assignments:
             how = settled.get(each.target)
             if each.target in taking:
-                each = each._replace(label="proven", reason=f"{_PROVEN}; {how}" if how else _PROVEN)
-            elif how:
-                each = each._replace(label="likely", reason=f"{_AGREES}; {how}")
-            assignments.append(each)
+                reason = f"{_PROVEN}; {how}" if how else _PROVEN
+                assignments.append(each._replace(label="proven", reason=reason))
+            else:
+                settled_one = each._replace(label="likely", reason=f"{_AGREES}; {how}")
+                assignments.append(settled_one if how else each)
         plan = replace(self._plan, assignments=tuple(assignments))
         plan = replace(plan, missing=_still_missing(plan), unused=_still_unused(plan))
         open_ones = {each.target for each in plan.assignments if each.label == "ambiguous"}
@@ -462,18 +481,16 @@ def _renamed(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     same = {name: name for name in names if name in there}
     if len(same) == len(names):
         return same
-    candidates = [same]
-    for prefix in _prefixes(names):
-        candidates.append(
-            {
-                name: name[len(prefix) :]
-                for name in names
-                if name[len(prefix) :] in there and name.startswith(prefix)
-            }
-        )
-    for prefix in _prefixes(known):
-        candidates.append({name: prefix + name for name in names if prefix + name in there})
-    return max(candidates, key=len)
+    shorter = [_cut(names, prefix, there) for prefix in _prefixes(names)]
+    longer = [
+        {name: prefix + name for name in names if prefix + name in there} for prefix in _prefixes(known)
+    ]
+    return max((same, *shorter, *longer), key=len)
+
+
+def _cut(names: Sequence[str], prefix: str, there: set[str]) -> dict[str, str]:
+    without = {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
+    return {name: rest for name, rest in without.items() if rest in there}
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

@@ -24,6 +24,9 @@ Shape = tuple[int, ...]
 _FAR = 10_000
 _MOST_PARTNERS = 8
 _MOST_PERMUTED = 4
+_NEAREST = 8
+"""Modules that are looked at together, all that is plain before all that is rare."""
+_WAYS = {True: "halves to pairs", False: "pairs to halves"}
 
 
 class Edit(NamedTuple):
@@ -96,19 +99,27 @@ class _Workshop:
     def edits(self) -> Iterator[Edit]:
         """From the nearest module on; what concerns all modules at once comes in between."""
         yield from self._missing()
-        for place, unit in enumerate(self._modules):
-            if self._distance[unit.pattern] >= _FAR:
-                break
-            for make in (
-                self._exchanges, self._leaf_exchanges, self._fused, self._rotary, self._rotary_fused,
-                self._transposes, self._parts, self._gates, self._columns, self._reversed,
-            ):  # fmt: skip
-                yield from make(unit)
-            if place == 0:
-                yield from self._offsets(unit)
-            if place == 5:
+        near = [unit for unit in self._modules if self._distance[unit.pattern] < _FAR]
+        rounds: tuple[tuple[Callable[[Unit], Iterator[Edit]], ...], ...] = (
+            (self._exchanges, self._leaf_exchanges, self._fused, self._rotary, self._transposes),
+            (
+                self._parts,
+                self._rotary_fused,
+                self._gates,
+                self._columns,
+                self._rotary_in_part,
+                self._reversed,
+            ),
+        )
+        for start in range(0, len(near), _NEAREST):
+            for makers in rounds:
+                for unit in near[start : start + _NEAREST]:
+                    for make in makers:
+                        yield from make(unit)
+            if start == 0 and near:
+                yield from self._offsets(near[0])
                 yield from self._everywhere()
-        yield from self._subtrees()
+                yield from self._subtrees()
 
     # -------------------------------------------------------------- exchanges
 
@@ -202,7 +213,7 @@ class _Workshop:
     def _fused_of_one(self, unit: Unit) -> Iterator[Edit]:
         """One tensor to one tensor, but stacked on one side and head by head on the other."""
         rows = self._rows(unit)
-        if not rows or rows % 3 and rows % 2:
+        if not rows:
             return
         for parts in (3, 2):
             for size in self._heads.sizes_for(rows // parts) if rows % parts == 0 else ():
@@ -296,40 +307,42 @@ class _Workshop:
     # ---------------------------------------------------------------- rotary
 
     def _rotary(self, unit: Unit) -> Iterator[Edit]:
-        """Rows of q and k, halves of a head to pairs or back; both, as one alone changes nothing to the good."""
-        columns = self._columns_of(unit)
+        """Rows of a layer, of each head the halves to pairs or back."""
         rows = self._rows(unit)
+        if self._columns_of(unit) and rows:
+            for size in self._heads.sizes_for(rows)[:4]:
+                yield from self._turned_heads([unit], size, 1)
+
+    def _rotary_in_part(self, unit: Unit) -> Iterator[Edit]:
+        """The same of the first half or quarter of each head; then of two layers at once."""
+        rows, columns = self._rows(unit), self._columns_of(unit)
         if not columns or not rows:
             return
+        for size in self._heads.sizes_for(rows)[:3]:
+            for share in (2, 4):
+                yield from self._turned_heads([unit], size, share)
         others = [
             other
             for other in self._modules
             if other.block == unit.block
             and other.pattern != unit.pattern
-            and len(other.paths) == len(unit.paths)
             and self._columns_of(other) == columns
         ]
-        for other in sorted(
-            others[: 2 * _MOST_PARTNERS], key=lambda each: not _are_query_and_key(unit, each)
-        ):
-            theirs = self._rows(other)
-            for size in self._heads.sizes_for(rows, theirs) if theirs else ():
-                for share in (1, 2, 4):
-                    yield from self._turned_heads([(unit, rows), (other, theirs or 1)], size, share)
+        for other in sorted(others, key=lambda each: not _are_query_and_key(unit, each))[:3]:
+            for size in self._heads.sizes_for(rows, self._rows(other) or 1)[:2]:
+                yield from self._turned_heads([unit, other], size, 1)
 
-    def _turned_heads(self, units: Sequence[tuple[Unit, int]], size: int, share: int) -> Iterator[Edit]:
+    def _turned_heads(self, units: Sequence[Unit], size: int, share: int) -> Iterator[Edit]:
         turned = size // share
         if turned < 4 or turned % 2 or size % share:
             return
         for halves_first in (True, False):
             changes: list[Assignment] = []
-            for unit, rows in units:
-                changes += self._stepped_rows(
-                    unit, lambda name, rows=rows: _turn(rows, size, turned, halves_first)
-                )  # type: ignore[misc]
-            way = "halves to pairs" if halves_first else "pairs to halves"
-            names = " and ".join(_short(unit) for unit, _ in units)
-            yield Edit(f"rows of {names} from rotary {way}, heads of {size}", tuple(changes))
+            for unit in units:
+                changes += self._stepped_rows(unit, _turn(self._rows(unit) or 1, size, turned, halves_first))
+            names = " and ".join(map(_short, units))
+            how = f"rows of {names} from rotary {_WAYS[halves_first]}, heads of {size}"
+            yield Edit(how if share == 1 else f"{how}, {turned} of them", tuple(changes))
 
     def _rotary_fused(self, unit: Unit) -> Iterator[Edit]:
         """The same where q, k and v are one tensor of the target."""
@@ -365,8 +378,8 @@ class _Workshop:
                 pieces.append(Piece(now.pieces[0].name, (*now.pieces[0].steps, take, *_only(turn))))
                 start = stop
             changes.append(now._replace(pieces=tuple(pieces), steps=(Step("cat", (0, groups)),)))
-        way = "halves to pairs" if halves_first else "pairs to halves"
-        return Edit(f"rows of q and k in {_short(unit)} from rotary {way}, heads of {size}", tuple(changes))
+        how = f"rows of q and k in {_short(unit)} from rotary {_WAYS[halves_first]}, heads of {size}"
+        return Edit(how, tuple(changes))
 
     def _rotary_joined(self, unit: Unit) -> Iterator[Edit]:
         first = self._now[unit.names()[0]]
@@ -389,10 +402,8 @@ class _Workshop:
                         for part, (piece, length) in enumerate(zip(now.pieces, lengths))
                     ]
                     changes.append(now._replace(pieces=tuple(pieces)))
-                way = "halves to pairs" if halves_first else "pairs to halves"
-                yield Edit(
-                    f"rows of q and k in {_short(unit)} from rotary {way}, heads of {size}", tuple(changes)
-                )
+                how = f"rows of q and k in {_short(unit)} from rotary {_WAYS[halves_first]}, heads of {size}"
+                yield Edit(how, tuple(changes))
 
     # --------------------------------------------------------- single tensors
 
@@ -538,9 +549,10 @@ class _Workshop:
             for target in doubt.targets:
                 now = self._now.get(target)
                 for name in doubt.candidates:
-                    if now is not None and now.is_copy and now.pieces[0].name != name:
-                        if self._source_shapes.get(name) == self._shapes.get(target):
-                            yield Edit(f"{visible(target)} from {visible(name)}", self._instead(target, name))
+                    if now is None or not now.is_copy or now.pieces[0].name == name:
+                        continue
+                    if self._source_shapes.get(name) == self._shapes.get(target):
+                        yield Edit(f"{visible(target)} from {visible(name)}", self._instead(target, name))
 
     def _instead(self, target: str, name: str) -> tuple[Assignment, ...]:
         """Another source, and its former user gets what was here."""
@@ -566,11 +578,8 @@ class _Workshop:
     def _stepped(self, unit: Unit, step: Step, how: str) -> Edit:
         return self._with_step(unit.names(), step, how)
 
-    def _stepped_rows(
-        self, unit: Unit, steps_of: Callable[[str], tuple[Step, ...] | _Partial]
-    ) -> Iterator[Assignment]:
+    def _stepped_rows(self, unit: Unit, steps: tuple[Step, ...] | _Partial) -> Iterator[Assignment]:
         for name in unit.names():
-            steps = steps_of(name)
             now = self._now[name]
             if isinstance(steps, _Partial):
                 if len(now.pieces) != 1 or now.steps:
@@ -644,7 +653,8 @@ def _simplified(steps: tuple[Step, ...]) -> tuple[Step, ...]:
                 kept.pop()
                 continue
             if step.op == "add":
-                step = Step("add", (kept.pop().args[0] + step.args[0],))
+                kept[-1] = Step("add", (kept[-1].args[0] + step.args[0],))
+                continue
         kept.append(step)
     return tuple(kept)
 
@@ -677,9 +687,8 @@ def _splits(count: int, said: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _are_query_and_key(one: Unit, other: Unit) -> bool:
-    letters = {unit.pattern.rpartition(".")[2].strip("_").lower()[:1] for unit in (one, other)}
-    names = {unit.pattern.rpartition(".")[2].lower() for unit in (one, other)}
-    return letters == {"q", "k"} or names == {"wq", "wk"} or any("key" in name for name in names)
+    names = (unit.pattern.rpartition(".")[2].lower().strip("_").removeprefix("w") for unit in (one, other))
+    return {name[:1] for name in names} == {"q", "k"}
 
 
 def _is_square(shape: Shape) -> bool:

@@ -5,12 +5,13 @@ A target's names as a tree in which blocks that repeat are one: what is decided 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Unit", "patterns_of", "units_of"]
 
 Shape = tuple[int, ...]
-_Tree = dict[str, "object"]
+_Tree = dict[str, Any]
+_MOST_APART = 4
 
 
 class Unit(NamedTuple):
@@ -47,11 +48,11 @@ def units_of(shapes: Mapping[str, Shape]) -> tuple[Unit, ...]:
         *path, leaf = name.split(".")
         node = tree
         for part in path:
-            node = node.setdefault(part, {})  # type: ignore[assignment]
-            if not isinstance(node, dict):
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):  # a tensor's name goes on in that of another
                 break
         else:
-            node[leaf] = shape
+            node.setdefault(leaf, shape)
     found: dict[str, list[tuple[str, tuple[tuple[str, Shape], ...]]]] = {}
     _walk(tree, "", "", found)
     return tuple(
@@ -89,6 +90,12 @@ def _tokens(children: Mapping[str, _Tree]) -> dict[str, str]:
             groups.setdefault(tuple(_leaves(child, "")), []).append(name)
     tokens = {name: name for name in children}
     several = [members for members in groups.values() if len(members) > 1]
+    # A short list of plain layers is no row of blocks: q, k and v, or the layers of an MLP.
+    several = [
+        members
+        for members in several
+        if len(members) > _MOST_APART or any(isinstance(each, dict) for each in children[members[0]].values())
+    ]
     for members in several:
         star = "*" if len(several) == 1 else f"{members[0]}*"
         tokens |= dict.fromkeys(members, star)
@@ -100,7 +107,7 @@ def _leaves(node: _Tree, prefix: str) -> Iterable[tuple[str, Shape]]:
         if isinstance(child, dict):
             yield from _leaves(child, _joined(prefix, name))
         else:
-            yield _joined(prefix, name), child  # type: ignore[misc]
+            yield _joined(prefix, name), child
 
 
 def _block(pattern: str) -> str:
