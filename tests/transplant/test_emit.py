@@ -179,6 +179,14 @@ def test_long_joins_have_a_line_a_piece() -> None:
 """ in emit_python(plan)
 
 
+def test_a_long_comprehension_has_no_comma() -> None:
+    """What is joined by number is one item, which a comma would break."""
+    names = [f"a.rather.long.name.of.several.tensors.of.one.kind.{i}.and.their.weight" for i in range(4)]
+    tensors = {name: torch.randn(2, 2) for name in names}
+    made = Assignment("b.that.has.a.long.name.too", tuple(map(Piece, names)), parse_steps("stack(0)"))
+    assert_same(plan_of(tensors, [made]), tensors)
+
+
 def test_names_of_a_file_do_not_become_code() -> None:
     """Quotes, backslashes, braces and line breaks in a name stay in their string."""
     name = 'x"]; raise SystemExit #\\\n{1}\u202e'

@@ -76,6 +76,10 @@ def test_joined_tensors_are_taken_apart(join: str, own: str) -> None:
         ((3, 4, 5), ["index(0, 0)", "index(0, 1) | transpose", "index(0, 2)"]),
         ((4, 3, 5), ["index(1, 0)", "index(1, 1)", "index(1, 2)"]),
         ((2, 6, 5), [f"index(0, {i}) | take(0, {j}, {j + 3}, 1)" for i in range(2) for j in (0, 3)]),
+        (
+            (2, 5, 6),
+            [f"index(0, {i}) | transpose | take(0, {j}, {j + 3}, 1)" for i in range(2) for j in (0, 3)],
+        ),
         ((12, 4), [f"take(0, {i}, {i + 6}, 1) | take(0, {j}, {j + 3}, 1)" for i in (0, 6) for j in (0, 3)]),
     ],
 )

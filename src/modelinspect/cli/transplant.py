@@ -263,7 +263,7 @@ def _summary(plan: Plan, written: Written) -> tuple[str, ...]:
     files = f" in {len(written.files):,} files" if len(written.files) > 1 else ""
     size = short_bytes(written.nbytes)
     return (
-        f"{visible(written.path)}: {written.tensors:,} tensors{how}, {size}{files}; each reread and as planned",
+        f"{visible(written.path)}: {written.tensors:,} tensors{how}, {size}{files}; each reread, as planned",
         *_fit_lines(plan, written),
         *_likely_lines(plan),
     )

@@ -336,5 +336,7 @@ def _fitted(line: str) -> Iterator[str]:
         return
     first, inside, last = text.split(_BREAK)
     yield f"{first}{mark}{remark}"
-    yield from (f"    {item.rstrip(',')}," for item in inside.split(_GAP))
+    items = inside.split(_GAP)
+    comma = "" if len(items) == 1 else ","  # one item is a comprehension
+    yield from (f"    {item.rstrip(',')}{comma}" for item in items)
     yield last

@@ -174,7 +174,7 @@ def _of_slices(row: TensorInfo, parts: Sequence[_Part]) -> Assignment:
 
 def _slice_of(part: _Part, shape: Shape) -> tuple[Step, _Slice] | None:
     """The one step of a part's that takes a slice, two in a row made one where they can be."""
-    steps = _merged_slices(part.steps, shape)
+    steps = _merged_slices(_index_last(part.steps, shape), shape)
     at = next((at for at, step in enumerate(steps) if step.op in ("take", "index")), None)
     if at is None:
         return None
@@ -184,6 +184,25 @@ def _slice_of(part: _Part, shape: Shape) -> tuple[Step, _Slice] | None:
         return None
     start, stop = (cut.args[1], cut.args[1] + 1) if cut.op == "index" else cut.args[1:3]
     return cut, _Slice(part, steps[:at], start, stop, back)
+
+
+def _index_last(steps: tuple[Step, ...], shape: Shape) -> tuple[Step, ...]:
+    """
+    The same with axes put in order before a slice of a stack is taken, not after it, where
+    another range follows: then the two can be merged.
+    """
+    for at, (step, following) in enumerate(pairwise(steps)):
+        if step.op != "index" or following.op not in ("transpose", "permute"):
+            continue
+        if not any(later.op == "take" for later in steps[at + 2 :]):
+            continue
+        axis, number = step.args
+        count = len(shape_after(shape, steps[:at]))
+        rest = [each for each in range(count) if each != axis]
+        order = following.args or (1, 0, *range(2, count - 1))
+        moved = (Step("permute", (axis, *(rest[each] for each in order))), Step("index", (0, number)))
+        return _index_last((*steps[:at], *moved, *steps[at + 2 :]), shape)
+    return steps
 
 
 def _merged_slices(steps: tuple[Step, ...], shape: Shape) -> tuple[Step, ...]:
