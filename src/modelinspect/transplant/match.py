@@ -4,19 +4,22 @@ Which tensor of a target comes from which of a source: the whole of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from modelinspect.tensors import ParameterTable, TensorInfo
-from modelinspect.transplant.caution import cautious
-from modelinspect.transplant.links import Link, Result
-from modelinspect.transplant.plan import Assignment, Doubt, Hint, Missing, Piece, Plan, Side, Unused
-from modelinspect.transplant.regions import Solver
-from modelinspect.transplant.scoring import natural
-from modelinspect.transplant.sharing import shared_again
-from modelinspect.transplant.styles import turned_rows, turns
+from modelinspect.tensors import TensorInfo
+from modelinspect.transplant.matching.caution import cautious
+from modelinspect.transplant.matching.constants import is_constant, matching_constants
+from modelinspect.transplant.matching.hinting import hinted, mark
+from modelinspect.transplant.matching.leftovers import missing_of, unused_of
+from modelinspect.transplant.matching.links import Link, Result
+from modelinspect.transplant.matching.regions import Solver
+from modelinspect.transplant.matching.scoring import natural
+from modelinspect.transplant.matching.sharing import shared_again
+from modelinspect.transplant.matching.styles import turned_rows, turns
+from modelinspect.transplant.matching.trees import Forms, Node, build_tree
+from modelinspect.transplant.matching.turning import turned
+from modelinspect.transplant.plan import Assignment, Doubt, Hint, Piece, Plan, Side
 from modelinspect.transplant.transforms import Step
-from modelinspect.transplant.trees import Forms, Node, build_tree
-from modelinspect.transplant.turning import turned
 
 __all__ = ["match"]
 
@@ -46,7 +49,12 @@ def match(
     turned_steps = turns(source_tree, target_tree)
     if turned_steps:
         source_tree = build_tree(turned_rows(ours, turned_steps), forms)
-    solver = Solver(ordered=(source.is_ordered, target.is_ordered), facts=(source.facts, target.facts))
+    pairs = hinted(source_tree, target_tree, hints)
+    if pairs:
+        mark((source_tree, target_tree), pairs, forms)
+    solver = Solver(
+        ordered=(source.is_ordered, target.is_ordered), facts=(source.facts, target.facts), hinted=pairs
+    )
     result = solver.solve(source_tree, target_tree)
     return _plan(source, target, source_tree, target_tree, result, turned_steps)
 
@@ -54,22 +62,37 @@ def match(
 def _distinct(side: Side) -> list[TensorInfo]:
     """The tensors of a side, each once."""
     tied = side.table.tied_to
-    rows = [row for row in side.table if row.persistent is not False and row.name not in tied]
+    rows = [
+        row
+        for row in side.table
+        if row.persistent is not False and row.name not in tied and not is_constant(row)
+    ]
     if not side.is_ordered:
         rows.sort(key=lambda row: natural(row.name))
     return rows
 
 
 def _plan(
-    source: Side, target: Side, ours: Node, theirs: Node, result: Result, turned_steps: Mapping[str, Step]
+    source: Side,
+    target: Side,
+    source_tree: Node,
+    target_tree: Node,
+    result: Result,
+    turned_steps: Mapping[str, Step],
 ) -> Plan:
-    source_leaves, target_leaves = list(ours.leaves()), list(theirs.leaves())
+    source_leaves, target_leaves = list(source_tree.leaves()), list(target_tree.leaves())
     made: dict[str, Assignment] = {}
     links = turned(result.links, source_leaves, target_leaves, target.table.modules)
     for link in cautious(links, source_leaves, target_leaves):
         made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
     for each in shared_again(source.table, source_leaves, target_leaves, made):
         made[each.target] = each
+    ours, theirs = (
+        [row for row in side.table if is_constant(row) and row.persistent is not False]
+        for side in (source, target)
+    )
+    for each in matching_constants(ours, theirs, _modules(links, source_leaves, target_leaves)):
+        made.setdefault(each.target, each)
     made = {name: _as_stored(each, turned_steps) for name, each in made.items()}
     assignments = []
     for row in target.table:
@@ -78,27 +101,51 @@ def _plan(
             assignments.append(made[first]._replace(target=row.name))
     filled = {each.target for each in assignments}
     used = {name for each in assignments for name in each.sources}
+    tied = source.table.tied_to
+    free = [
+        row
+        for row in source.table
+        if row.persistent is not False and tied.get(row.name, row.name) not in used
+    ]
+    empty = [row for row in target.table if row.persistent is not False and row.name not in filled]
+    missing = tuple(missing_of(empty, free))
     return Plan(
         source.table,
         target.table,
         tuple(assignments),
-        tuple(
-            _missing(row) for row in target.table if row.name not in filled and row.persistent is not False
-        ),
-        tuple(
-            Unused(row.name, row.shape, "nothing in the target takes it")
-            for row in source.table
-            if source.table.tied_to.get(row.name, row.name) not in used
-        ),
-        tuple(
-            Doubt(
-                tuple(target_leaves[at].path for at in targets),
-                tuple(source_leaves[at].path for at in sources),
-                "a hint",
-            )
-            for targets, sources in result.doubts
-        ),
+        missing,
+        tuple(unused_of(free, missing)),
+        tuple(_doubts(result, source_leaves, target_leaves)),
     )
+
+
+def _doubts(result: Result, sources: Sequence[Node], targets: Sequence[Node]) -> Iterator[Doubt]:
+    """Each thing that is left open, with the hint that settles it."""
+    for wanted, found in result.doubts:
+        for at in wanted:
+            candidates = tuple(sources[each].path for each in dict.fromkeys(found))
+            if len(candidates) > 1:
+                module, other = targets[at].path.rpartition(".")[0], candidates[0].rpartition(".")[0]
+                hint = (
+                    f"--map '{other}={module}'"
+                    if module and other
+                    else f"--map '{candidates[0]}={targets[at].path}'"
+                )
+                yield Doubt((targets[at].path,), candidates, hint)
+
+
+def _modules(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[Node]) -> dict[str, str]:
+    """Modules of the target to those of the source whose weights they get."""
+    found: dict[str, str] = {}
+    for link in links:
+        at = link.pieces[0][0]
+        if at >= 0:
+            ours, theirs = sources[at].path.split("."), targets[link.target].path.split(".")
+            while ours and theirs and found.setdefault(".".join(theirs[:-1]), ".".join(ours[:-1])):
+                ours, theirs = ours[:-1], theirs[:-1]
+                if len(ours) < 2 or len(theirs) < 2 or ".".join(theirs[:-1]) in found:
+                    break
+    return found
 
 
 def _as_stored(assignment: Assignment, turned_steps: Mapping[str, Step]) -> Assignment:
@@ -117,12 +164,3 @@ def _as_stored(assignment: Assignment, turned_steps: Mapping[str, Step]) -> Assi
 def _assignment(link: Link, sources: Sequence[Node], targets: Sequence[Node]) -> Assignment:
     pieces = tuple(Piece(sources[at].path if at >= 0 else "", steps) for at, steps in link.pieces)
     return Assignment(targets[link.target].path, pieces, link.steps, link.label, link.reason)
-
-
-def _missing(row: TensorInfo) -> Missing:
-    return Missing(row.name, row.shape, "nothing in the source fits", is_made=_is_made(row))
-
-
-def _is_made(row: TensorInfo) -> bool:
-    """Masks, counters and tables that a module makes itself."""
-    return row.kind == "buffer" and not row.name.rpartition(".")[2].startswith("running_")

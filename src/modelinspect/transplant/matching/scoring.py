@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from modelinspect.transplant.trees import Node, template_of
-from modelinspect.transplant.vocabulary import Concepts, concepts_of, phase_of, tokens_of
+from modelinspect.transplant.matching.trees import Node, template_of
+from modelinspect.transplant.matching.vocabulary import Concepts, concepts_of, phase_of, tokens_of
 
 __all__ = ["Facts", "Neighbours", "Scorer", "are_opposed", "name_score", "natural", "ranks"]
 

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from modelinspect.transplant.plan import Label
 from modelinspect.transplant.transforms import Step
 
-__all__ = ["Link", "Result", "weaker"]
+__all__ = ["HINTED", "Link", "Result", "weaker"]
+
+HINTED = "as --map says"
 
 _SURENESS = {"proven": 0, "certain": 1, "likely": 2, "ambiguous": 3}
 

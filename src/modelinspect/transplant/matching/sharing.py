@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from modelinspect.tensors import ParameterTable
-from modelinspect.transplant.orientation import reshaped
+from modelinspect.transplant.matching.orientation import reshaped
+from modelinspect.transplant.matching.scoring import name_score
+from modelinspect.transplant.matching.trees import Node
+from modelinspect.transplant.matching.vocabulary import concepts_of
 from modelinspect.transplant.plan import Assignment, Piece
-from modelinspect.transplant.scoring import name_score
-from modelinspect.transplant.trees import Node
-from modelinspect.transplant.vocabulary import concepts_of
 
 __all__ = ["shared_again"]
 

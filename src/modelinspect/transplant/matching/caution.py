@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modelinspect.transplant.links import Link, weaker
+from modelinspect.transplant.matching.links import HINTED, Link, weaker
+from modelinspect.transplant.matching.trees import Node
+from modelinspect.transplant.matching.vocabulary import concepts_of, tokens_of
 from modelinspect.transplant.plan import Label
-from modelinspect.transplant.trees import Node
-from modelinspect.transplant.vocabulary import concepts_of, tokens_of
 
 __all__ = ["cautious"]
 
@@ -52,7 +52,11 @@ def _are_one_class(sources: Sequence[Node], targets: Sequence[Node]) -> bool:
 
 
 def _lowered(link: Link, sources: Sequence[Node], target: Node, has_rotation: bool) -> Link:
-    if link.label == "ambiguous" or any(step.op == "take" for _, steps in link.pieces for step in steps):
+    if (
+        link.label == "ambiguous"
+        or link.reason == HINTED
+        or any(step.op == "take" for _, steps in link.pieces for step in steps)
+    ):
         return link
     found = [sources[at] for at, _ in link.pieces if at >= 0]
     for node in (target, *found[:1]):

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from math import prod
 
+from modelinspect.transplant.matching.trees import Node
+from modelinspect.transplant.matching.vocabulary import concepts_of
 from modelinspect.transplant.transforms import Step, shape_after
-from modelinspect.transplant.trees import Node
-from modelinspect.transplant.vocabulary import concepts_of
 
 __all__ = ["how", "reshaped", "rows_between"]
 
@@ -22,7 +22,7 @@ def how(source: Node, target: Node) -> tuple[Step, ...] | None:
 
     A matrix whose sides are exchanged is transposed; axes of length 1, and axes that are
     one axis on the other side, are reshaped. Square matrices are taken as they are: see
-    :mod:`modelinspect.transplant.turning` for what their siblings say.
+    :mod:`modelinspect.transplant.matching.turning` for what their siblings say.
     """
     if source.role != target.role and "count" in (source.role, target.role):
         return None

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from math import prod
 
 from modelinspect.tensors import TensorInfo
-from modelinspect.transplant.vocabulary import Leaf, leaf_of
+from modelinspect.transplant.matching.vocabulary import Leaf, leaf_of
 
-__all__ = ["Forms", "Node", "build_tree", "template_of"]
+__all__ = ["Forms", "Node", "build_tree", "sum_up", "template_of"]
 
 Shape = tuple[int, ...]
 _NUMBER = re.compile(r"\d+")
@@ -143,7 +143,7 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         node = _place(places, (*modules, leaf.holder) if leaf.holder else modules, position)
         tensor = Node(parts[-1], row.name, node, position, row=row, role=leaf.role)
         node.children.append(tensor)
-    _sum_up(root, forms)
+    sum_up(root, forms)
     _count_alike(root)
     return root
 
@@ -172,7 +172,15 @@ def _place(places: dict[tuple[str, ...], Node], modules: tuple[str, ...], positi
     return node
 
 
-def _sum_up(root: Node, forms: Forms) -> None:
+def sum_up(root: Node, forms: Forms, own: Mapping[int, tuple[int, int]] | None = None) -> None:
+    """
+    Fill in what the nodes of a tree hold.
+
+    Args:
+        root: Of the tree.
+        forms: Of both sides.
+        own: Key and form of nodes, by identity, that are to have others than they would.
+    """
     order = [root]
     for node in order:
         order.extend(node.children)
@@ -183,12 +191,17 @@ def _sum_up(root: Node, forms: Forms) -> None:
             shape = node.row.shape
             node.size, node.count = prod(shape), 1
             node.key = forms.key(node.role, shape)
+            if node.role == "count":
+                # Older files lack it; what is counted in batches is no weight.
+                node.size = node.key = 0
             node.form = forms.form((node.role, shape, node.name))
         else:
             node.size = sum(child.size for child in node.children)
             node.count = sum(child.count for child in node.children)
             node.key = sum(child.key for child in node.children) & (2**64 - 1)
             node.form = forms.form(tuple((child.name, child.form) for child in node.children))
+        if own and id(node) in own:
+            node.key, node.form = own[id(node)]
     for node in order:
         start = node.start
         for child in node.children:

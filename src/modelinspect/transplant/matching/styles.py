@@ -11,12 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from modelinspect.tensors import TensorInfo
-from modelinspect.transplant.scoring import ranks
+from modelinspect.transplant.matching.scoring import ranks
+from modelinspect.transplant.matching.trees import Node
+from modelinspect.transplant.matching.vocabulary import concepts_of
 from modelinspect.transplant.transforms import Step, inverse, shape_after
-from modelinspect.transplant.trees import Node
-from modelinspect.transplant.vocabulary import concepts_of
 
-__all__ = ["turns", "turned_rows"]
+__all__ = ["turned_rows", "turns"]
 
 Shape = tuple[int, ...]
 

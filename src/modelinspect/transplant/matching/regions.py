@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from modelinspect.transplant.assignment import assign, margins
-from modelinspect.transplant.combining import combine
-from modelinspect.transplant.links import Link, Result, weaker
-from modelinspect.transplant.orientation import how, rows_between
+from modelinspect.transplant.matching.assignment import assign, margins
+from modelinspect.transplant.matching.combining import combine
+from modelinspect.transplant.matching.links import HINTED, Link, Result, weaker
+from modelinspect.transplant.matching.orientation import how, rows_between
+from modelinspect.transplant.matching.scoring import Facts, Scorer, are_opposed, name_score, natural, ranks
+from modelinspect.transplant.matching.trees import Node, template_of
 from modelinspect.transplant.plan import Label
-from modelinspect.transplant.scoring import Facts, Scorer, are_opposed, name_score, natural, ranks
-from modelinspect.transplant.trees import Node, template_of
 
 __all__ = ["Solver"]
 
@@ -40,8 +40,8 @@ class _Group(NamedTuple):
     targets: list[Node]
     is_exact: bool
     """Equal roles and shapes; else as many elements."""
-    is_listed: bool = False
-    """One node each, which have the same place in lists of equal length."""
+    known: str = ""
+    """Why they go together, one node each, before anything is compared."""
 
 
 class _Pair(NamedTuple):
@@ -57,8 +57,14 @@ class Solver:
     Matches subtrees of a source with subtrees of a target.
     """
 
-    def __init__(self, *, ordered: tuple[bool, bool], facts: tuple[Facts, Facts]) -> None:
-        self.ordered, self.facts = ordered, facts
+    def __init__(
+        self,
+        *,
+        ordered: tuple[bool, bool],
+        facts: tuple[Facts, Facts],
+        hinted: Mapping[int, tuple[Node, Node]],
+    ) -> None:
+        self.ordered, self.facts, self.hinted = ordered, facts, hinted
         self._known: dict[tuple[int, int], Result] = {}
 
     def solve(self, source: Node, target: Node) -> Result:
@@ -220,11 +226,13 @@ class _Region:
     def _parts(self) -> tuple[list[_Group], list[Node], list[Node]]:
         """Groups of equal parts, and the tensors that have no equal."""
         waiting: list[tuple[int, int, int, Node]] = []
-        aligned = _aligned_lists(self.source, self.target)
+        hinted = self.solver.hinted
+        aligned = {**_aligned_lists(self.source, self.target), **hinted}
         reached: set[int] = set()
 
         def push(side: int, nodes: Iterable[Node]) -> None:
-            for node in map(_innermost, nodes):
+            for outer in nodes:
+                node = outer if id(outer) in aligned else _innermost(outer)
                 if id(node) in aligned:
                     reached.add(id(node))
                 else:
@@ -249,7 +257,8 @@ class _Region:
                     push(side, node.children)
         for source, target in {id(pair): pair for pair in aligned.values()}.values():
             if id(source) in reached and id(target) in reached:
-                groups.append(_Group([source], [target], source.key == target.key, is_listed=True))
+                why = HINTED if id(source) in hinted else "in the order of their numbers"
+                groups.append(_Group([source], [target], source.key == target.key, why))
             else:
                 alone[0].extend(source.leaves() if id(source) in reached else ())
                 alone[1].extend(target.leaves() if id(target) in reached else ())
@@ -259,8 +268,8 @@ class _Region:
 
     def _pairs(self, group: _Group, *, is_final: bool = True) -> Iterator[_Pair]:
         sources, targets = group.sources, group.targets
-        if group.is_listed:
-            yield _Pair(sources[0], targets[0], "certain", "in the order of their numbers")
+        if group.known:
+            yield _Pair(sources[0], targets[0], "certain", group.known)
             return
         if len(sources) == len(targets) == 1:
             pair = self._only(sources[0], targets[0], group.is_exact)
@@ -327,7 +336,7 @@ class _Region:
             if len(left) == 1:
                 label, reason = "certain", "in the order of their numbers"
             if len(a) > 1 and self._is_reversed(a, b):
-                b = b[::-1]  # noqa: PLW2901
+                b = b[::-1]
                 label, reason = weaker((label, reason), ("likely", "in reversed order of their numbers"))
             rival = left[_row_of(chosen, rivals[at])] if label == "ambiguous" and rivals[at] >= 0 else []
             pairs += [
@@ -417,6 +426,8 @@ class _Region:
         here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
         for link in inner.links:
             label, reason = weaker((link.label, link.reason), (pair.label, pair.reason))
+            if label == "certain" and pair.reason == HINTED:
+                reason = HINTED
             pieces = tuple((at + here if at >= 0 else -1, steps) for at, steps in link.pieces)
             self.links.append(Link(pieces, link.target + there, link.steps, label, reason))
         self.doubts += [

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from modelinspect.transplant.assignment import assign, margins
-from modelinspect.transplant.orientation import reshaped
+from modelinspect.transplant.matching.assignment import assign, margins
+from modelinspect.transplant.matching.orientation import reshaped
+from modelinspect.transplant.matching.scoring import Scorer, name_score, natural
+from modelinspect.transplant.matching.trees import Node, template_of
+from modelinspect.transplant.matching.vocabulary import concepts_of, tokens_of
 from modelinspect.transplant.plan import Label
-from modelinspect.transplant.scoring import Scorer, name_score, natural
 from modelinspect.transplant.transforms import Step
-from modelinspect.transplant.trees import Node, template_of
-from modelinspect.transplant.vocabulary import concepts_of, tokens_of
 
 __all__ = ["Made", "combine"]
 
@@ -268,7 +268,7 @@ def _fused(
     taken: set[int] = set()
     done: set[int] = set()
     order = sorted(
-        ((-scores[row][column], row, column) for row in range(len(sets)) for column in range(len(wholes)))
+        (-scores[row][column], row, column) for row in range(len(sets)) for column in range(len(wholes))
     )
     for lost, row, column in order:
         if -lost <= _IMPOSSIBLE / 2:

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from modelinspect.transplant.links import Link, weaker
+from modelinspect.transplant.matching.links import Link, weaker
+from modelinspect.transplant.matching.trees import Node
+from modelinspect.transplant.matching.vocabulary import concepts_of
 from modelinspect.transplant.transforms import Step
-from modelinspect.transplant.trees import Node
-from modelinspect.transplant.vocabulary import concepts_of
 
 __all__ = ["turned"]
 

@@ -74,7 +74,7 @@ def margins(scores: Sequence[Sequence[float]], chosen: Sequence[int]) -> tuple[l
         For each row the smallest loss of an exchange with another row or of a move to a
         free column; and the column it would then take, -1 if there is none.
     """
-    rows, columns = len(scores), len(scores[0]) if scores else 0
+    columns = len(scores[0]) if scores else 0
     owner = {column: row for row, column in enumerate(chosen)}
     losses, rivals = [], []
     for row, own in enumerate(chosen):
