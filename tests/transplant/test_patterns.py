@@ -58,7 +58,7 @@ def test_products_are_one_row() -> None:
 def test_products_the_other_way_round_have_names() -> None:
     """Where places don't say which braces go together, letters do."""
     made = [assigned(f"l.{i}.{j}", f"m.{j}.{i}") for i in range(3) for j in range(4)]
-    assert shown(made) == [("l.{i:0..2}.{j:0..3}", "m.{j}.{i}", "", 12)]
+    assert shown(made) == [("l.{i:0..2}.{j:0..3}", "m.{j:0..3}.{i:0..2}", "", 12)]
 
 
 def test_a_number_among_the_steps() -> None:
@@ -66,7 +66,13 @@ def test_a_number_among_the_steps() -> None:
     made = [
         assigned(f"l.{i}.e.{j}.w", f"h.{i}.experts", own=f"index(0, {j})") for i in range(2) for j in range(8)
     ]
-    assert shown(made) == [("l.{i:0..1}.e.{j:0..7}.w", "h.{i}.experts", "index(0, {j})", 16)]
+    assert shown(made) == [("l.{i:0..1}.e.{j:0..7}.w", "h.{i:0..1}.experts", "index(0, {j})", 16)]
+
+
+def test_shapes_do_not_vary_in_a_row() -> None:
+    """Where a reshape differs, so does the row: nobody reads a range of shapes."""
+    made = [assigned(f"l.{i}", f"h.{i}", own=f"reshape({i + 1}, 8)") for i in range(3)]
+    assert len(shown(made)) == 3
 
 
 def test_slices_that_move_by_more_than_one() -> None:
@@ -149,7 +155,7 @@ def test_labels_and_reasons_part_rows() -> None:
 def test_a_number_twice_in_a_name() -> None:
     """Two numbers of a target that always agree are one, with a name."""
     made = [assigned(f"b.{i}.x.{i}", f"h.{i}") for i in range(4)]
-    assert [row[:2] for row in shown(made)] == [("b.{i:0..3}.x.{i}", "h.{i}")]
+    assert [row[:2] for row in shown(made)] == [("b.{i:0..3}.x.{i:0..3}", "h.{i:0..3}")]
 
 
 def test_names_with_braces_of_their_own() -> None:

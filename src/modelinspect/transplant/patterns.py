@@ -6,9 +6,9 @@ names, ``{0..3,5}`` for 0, 1, 2, 3 and 5, ``{0..8..2}`` for the even numbers, ``
 a range from its end; two pairs of braces stand for every combination. A row's source has
 the same braces as its target, and each takes its values in step with the target's:
 ``h.{0..11}`` goes with ``blocks.{1..12}`` one by one. Where places alone do not say which
-braces belong together, they have names: ``{i:0..11}`` where it is introduced, ``{i}`` for
-the same values and ``{i:1..12}`` for others in step with them. Braces stand among the
-numbers of a transform as well: ``index(0, {j})``.
+braces belong together, they have names: ``{i:0..11}`` in the target goes with ``{i:1..12}``
+in the source, and ``{i}`` is short for the target's values. Braces stand among the numbers
+of a transform as well: ``index(0, {j})``.
 
 Square brackets in a source stand for several tensors that are joined: ``experts.[0..7].w1``
 are eight. A brace, bracket or backslash of a name itself has a backslash before it.
@@ -56,6 +56,8 @@ _FEWEST_JOINED = 3
 """Fewer tensors that are joined are named one by one."""
 _DEEPEST = 12
 """Times that a group is divided; what is left then has a row each."""
+_MAY_VARY = frozenset({"index", "take"})
+"""Operations whose arguments may go with the numbers of a row; shapes don't."""
 _LETTERS = "ijklmnopqrst"
 
 # Leading zeros and the first of more than nine digits are text, so that str(int(n)) is n.
@@ -196,8 +198,7 @@ class _PieceForm(NamedTuple):
     texts: tuple[str, ...]
     bracket: tuple[int, Numbers] | None
     """Of pieces that stand as one: the number that differs, and its values."""
-    steps: tuple[tuple[str, int], ...]
-    """Operations and how many arguments each has; the arguments are among the numbers."""
+    steps: tuple[StepForm, ...]
 
 
 class _Form(NamedTuple):
@@ -205,7 +206,7 @@ class _Form(NamedTuple):
 
     texts: tuple[str, ...]
     pieces: tuple[_PieceForm, ...]
-    steps: tuple[tuple[str, int], ...]
+    steps: tuple[StepForm, ...]
     label: Label
     reason: str
 
@@ -245,11 +246,15 @@ def numbers_of(name: str) -> tuple[tuple[str, ...], Numbers]:
     return tuple(parts[::2]), tuple(map(int, parts[1::2]))
 
 
+StepForm = tuple[str, Numbers | int]
+"""An operation and its arguments; or how many it has where they may vary in a row."""
+
+
 @lru_cache(maxsize=4096)
-def _steps_apart(steps: tuple[Step, ...]) -> tuple[tuple[tuple[str, int], ...], Numbers]:
+def _steps_apart(steps: tuple[Step, ...]) -> tuple[tuple[StepForm, ...], Numbers]:
     return (
-        tuple((step.op, len(step.args)) for step in steps),
-        tuple(arg for step in steps for arg in step.args),
+        tuple((step.op, len(step.args) if step.op in _MAY_VARY else step.args) for step in steps),
+        tuple(arg for step in steps if step.op in _MAY_VARY for arg in step.args),
     )
 
 
@@ -482,21 +487,22 @@ class _Spelling:
             shown.append(_escaped(text))
         return "".join(shown)
 
-    def steps(self, steps: Sequence[tuple[str, int]]) -> str:
+    def steps(self, steps: Sequence[StepForm]) -> str:
         shown = []
-        for op, count in steps:
-            args = ", ".join(self._number() for _ in range(count))
+        for op, own in steps:
+            numbers = [self._number(is_short=True) for _ in range(own)] if isinstance(own, int) else own
+            args = ", ".join(map(str, numbers))
             shown.append(f"{op}({args})" if args else op)
         return " | ".join(shown)
 
-    def _number(self) -> str:
+    def _number(self, *, is_short: bool = False) -> str:
         number = next(self._numbers)
         if isinstance(number, int):
             return str(number)
         if not self._are_named:
             return f"{{{_values_text(number.values)}}}"
         letter = _LETTERS[number.variable]
-        if self._introduced.get(number.variable) == number.values:
+        if is_short and self._introduced.get(number.variable) == number.values:
             return f"{{{letter}}}"
         self._introduced.setdefault(number.variable, number.values)
         return f"{{{letter}:{_values_text(number.values)}}}"
@@ -517,9 +523,13 @@ def _need_names(form: _Form, box: _Box) -> bool:
         held = variables(len(piece.texts) - 1 - (piece.bracket is not None))
         if held not in ([], everything):
             return True
-        if variables(sum(count for _, count in piece.steps)) and len(everything) > 1:
+        if variables(_varying(piece.steps)) and len(everything) > 1:
             return True
-    return bool(variables(sum(count for _, count in form.steps))) and len(everything) > 1
+    return bool(variables(_varying(form.steps))) and len(everything) > 1
+
+
+def _varying(steps: Sequence[StepForm]) -> int:
+    return sum(own for _, own in steps if isinstance(own, int))
 
 
 def _escaped(text: str) -> str:

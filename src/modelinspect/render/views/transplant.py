@@ -32,6 +32,7 @@ from modelinspect.transplant.patterns import (
     DoubtRow,
     PatternRow,
     doubt_rows,
+    expand,
     expand_names,
     name_patterns,
     rows,
@@ -66,7 +67,7 @@ def transplant_sheet(plan: Plan, *, for_people: bool = False) -> Sheet:
             its bias; scripts get each pattern by itself.
     """
     found = rows(plan)
-    kept = [*map(_cells, _together(found) if for_people else found), *_left_over(plan)]
+    kept = [*map(_cells, _together(plan, found) if for_people else found), *_left_over(plan)]
     return Sheet(
         "transplant",
         _COLUMNS,
@@ -105,15 +106,19 @@ def _left_over(plan: Plan) -> Iterator[_Cells]:
 # ------------------------------------------------------------------ rows for people
 
 
-def _together(found: Sequence[PatternRow]) -> list[PatternRow]:
-    """Neighbouring rows that differ in the last part of their names as one: ``q.(weight, bias)``."""
+def _together(plan: Plan, found: Sequence[PatternRow]) -> list[PatternRow]:
+    """
+    Neighbouring rows that differ in the last part of their names as one: ``q.(weight, bias)``,
+    and ``q.*`` where that is all that the modules of both sides hold.
+    """
     groups: list[list[PatternRow]] = []
     for row in found:
         if groups and _go_together(groups[-1][-1], row):
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [_merged(group) if len(group) > 1 else group[0] for group in groups]
+    held = [Counter(row.name.rpartition(".")[0] for row in table) for table in (plan.target, plan.source)]
+    return [_merged(group, held) if len(group) > 1 else group[0] for group in groups]
 
 
 def _go_together(one: PatternRow, other: PatternRow) -> bool:
@@ -124,14 +129,19 @@ def _go_together(one: PatternRow, other: PatternRow) -> bool:
     return len(one.pieces) == 1 and "." in one.target and traits(one) == traits(other)
 
 
-def _merged(group: Sequence[PatternRow]) -> PatternRow:
+def _merged(group: Sequence[PatternRow], held: Sequence[Mapping[str, int]]) -> PatternRow:
     (piece,) = group[0].pieces
-    return replace(
-        group[0],
-        target=_with_leaves([row.target for row in group]),
-        pieces=(piece._replace(name=_with_leaves([row.pieces[0].name for row in group])),),
-        count=sum(row.count for row in group),
-    )
+    names = [[row.target for row in group], [row.pieces[0].name for row in group]]
+    leaves = [[name.rpartition(".")[2] for name in side] for side in names]
+    firsts = [made[0].target, made[0].sources[0]] if (made := expand(group[0])) else []
+    if leaves[0] == leaves[1] and all(
+        side[name.rpartition(".")[0]] == len(group) for side, name in zip(held, firsts)
+    ):
+        target, source = (f"{side[0].rpartition('.')[0]}.*" for side in names)
+    else:
+        target, source = map(_with_leaves, names)
+    count = sum(row.count for row in group)
+    return replace(group[0], target=target, pieces=(piece._replace(name=source),), count=count)
 
 
 def _with_leaves(names: Sequence[str]) -> str:
