@@ -263,7 +263,7 @@ def _summary(plan: Plan, written: Written) -> tuple[str, ...]:
     files = f" in {len(written.files):,} files" if len(written.files) > 1 else ""
     size = short_bytes(written.nbytes)
     return (
-        f"{visible(written.path)}: {written.tensors:,} tensors{how}, {size}{files}; each reread, as planned",
+        f"{visible(written.path)}: {written.tensors:,} tensors{how}, {size}{files}; each reread and right",
         *_fit_lines(plan, written),
         *_likely_lines(plan),
     )
@@ -271,7 +271,7 @@ def _summary(plan: Plan, written: Written) -> tuple[str, ...]:
 
 def _likely_lines(plan: Plan) -> list[str]:
     count = plan.labels.get("likely", 0)
-    if not count:
+    if not count or plan.proof is not None:  # a proof's own notes say what it left open
         return []
     what = "1 tensor is" if count == 1 else f"{count:,} of {len(plan.assignments):,} tensors are"
     return [f"{what} likely, not certain: names or order decide; --source-definition proves them"]

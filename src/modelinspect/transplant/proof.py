@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from modelinspect.display import Displayed
 
-__all__ = ["OutputGap", "Proof", "Settled"]
+__all__ = ["PROVEN", "OutputGap", "Proof", "Settled"]
+
+PROVEN = "both models give equal outputs"
+"""Reason of what is proven by that alone."""
 
 
 class OutputGap(NamedTuple):
@@ -71,3 +74,8 @@ class Proof(Displayed):
     runs: int = 0
     """Forward passes that were made."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_refuted(self) -> bool:
+        """True: the outputs differ, and nothing beside the weights explains it."""
+        return bool(self.outputs) and not (self.equal or self.equal_but_for)

@@ -24,9 +24,8 @@ def require(plan: Plan, *, allow_missing: bool = False, accept_doubtful: bool = 
     """
     details = open_questions(plan, allow_missing=allow_missing, accept_doubtful=accept_doubtful)
     if details:
-        source, target = visible(plan.source.source), visible(plan.target.source)
         raise UnknownAnswerError(
-            f"{source} does not fill {target} without doubt", details=details, hint=_hint(plan)
+            _message(plan, allow_missing), details=details, hint=_hint(plan, allow_missing)
         )
 
 
@@ -40,6 +39,10 @@ def open_questions(
         lines += _listed("nothing fills", len(missing), name_patterns(missing))
     if plan.is_ambiguous and not accept_doubtful:
         lines += _doubts(plan)
+    if plan.proof is not None and plan.proof.is_refuted and not accept_doubtful:
+        worst = max(gap.relative for gap in plan.proof.outputs)
+        lines.append(f"the outputs of both models differ: by {worst:.2g} of the largest value")
+        lines += (f"  {visible(each)}" for each in plan.proof.differences)
     return tuple(lines)
 
 
@@ -55,7 +58,10 @@ def _doubts(plan: Plan) -> Iterator[str]:
     if len(shown) > _MOST_LISTED:
         yield f"… and {len(shown) - _MOST_LISTED:,} more doubts"
     left = [a for a in plan.assignments if a.label == "ambiguous" and a.target not in named]
-    yield from _listed("ambiguous:", len(left), [f"{row.target} ← {row.source}" for row in rows_of(left)])
+    for each in rows_of(left)[:_MOST_LISTED]:
+        yield f"ambiguous: {visible(each.target)} ← {visible(each.source)}: {visible(each.reason)}"
+    if left:
+        yield "  settled by --source-definition, which runs both models, or by a label in the --plan file"
 
 
 def _listed(what: str, count: int, patterns: Sequence[str]) -> Iterator[str]:
@@ -64,7 +70,20 @@ def _listed(what: str, count: int, patterns: Sequence[str]) -> Iterator[str]:
         yield f"{what} {visible(', '.join(patterns[:_MOST_LISTED]))}{more}"
 
 
-def _hint(plan: Plan) -> str:
-    if not plan.is_complete:
+def _message(plan: Plan, allow_missing: bool) -> str:
+    source, target = visible(plan.source.source), visible(plan.target.source)
+    missing = sum(not each.is_made for each in plan.missing)
+    if missing and not allow_missing:
+        what = "1 tensor gets" if missing == 1 else f"{missing:,} tensors get"
+        return f"{source} does not fill {target}: {what} nothing"
+    count = plan.labels.get("ambiguous", 0)
+    if not count:
+        return f"{source} does not do in {target} what it did"
+    what = "1 tensor is" if count == 1 else f"{count:,} tensors are"
+    return f"{source} does not fill {target} without doubt: {what} ambiguous"
+
+
+def _hint(plan: Plan, allow_missing: bool) -> str:
+    if not plan.is_complete and not allow_missing:
         return "--allow-missing (allow_missing=True) leaves them at the target's own initialisation"
-    return "--accept-doubtful (accept_doubtful=True) takes the first candidate"
+    return "--accept-doubtful (accept_doubtful=True) takes the first candidates"

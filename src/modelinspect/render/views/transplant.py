@@ -38,7 +38,7 @@ from modelinspect.transplant.patterns import (
     rows,
 )
 from modelinspect.transplant.plan import Plan
-from modelinspect.transplant.proof import OutputGap, Proof
+from modelinspect.transplant.proof import PROVEN, OutputGap, Proof
 
 __all__ = ["TRANSPLANT_COLUMNS", "transplant_sheet"]
 
@@ -183,6 +183,10 @@ def _verdict(plan: Plan, counts: Mapping[str, int]) -> Line:
             f"{what} ambiguous: add a --map, or --accept-doubtful to take the first candidate",
             "status",
         )
+    if plan.proof is not None and plan.proof.is_refuted:
+        return Line(
+            "missing", "complete, but outputs differ: --accept-doubtful writes it all the same", "status"
+        )
     return Line("ok", "complete: -o OUT writes it", "status")
 
 
@@ -195,6 +199,8 @@ def _reason_lines(plan: Plan) -> Iterator[Line]:
     reasons.update(("unused", each.why) for each in plan.unused)
     order = {label: at for at, label in enumerate(_LABELS)}
     ranked = sorted(reasons.items(), key=lambda item: (order[item[0][0]], -item[1]))
+    if plan.proof is not None:  # what is proven by outputs alone is said with them
+        ranked = [item for item in ranked if item[0] != ("proven", PROVEN)]
     for (label, reason), count in ranked[:_MOST_REASONS]:
         yield Line(label, f"{reason} ({count:,})", "text")
     if len(ranked) > _MOST_REASONS:
@@ -203,9 +209,10 @@ def _reason_lines(plan: Plan) -> Iterator[Line]:
 
 def _doubt_lines(doubts: Sequence[DoubtRow]) -> Iterator[Line]:
     for doubt in doubts[:_MOST_DOUBTS]:
-        settled = f", settled by {doubt.settle}" if doubt.settle else ""
         candidates, targets = _some(doubt.candidates), _some(doubt.targets)
-        yield Line("ambiguous", f"? {targets} may be {candidates}{settled}", "status")
+        yield Line("ambiguous", f"? {targets} may be {candidates}", "status")
+        if doubt.settle:
+            yield Line("", f"  settled by {doubt.settle}", "text")
     if len(doubts) > _MOST_DOUBTS:
         yield Line("ambiguous", f"? {len(doubts) - _MOST_DOUBTS:,} more doubts", "status")
 
