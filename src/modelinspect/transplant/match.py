@@ -83,7 +83,9 @@ def _plan(
     source_leaves, target_leaves = list(source_tree.leaves()), list(target_tree.leaves())
     made: dict[str, Assignment] = {}
     links = turned(result.links, source_leaves, target_leaves, target.table.modules)
-    for link in cautious(links, source_leaves, target_leaves):
+    if not _are_one_class(source, target):
+        links = cautious(links, source_leaves, target_leaves)
+    for link in links:
         made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
     for each in shared_again(source.table, source_leaves, target_leaves, made):
         made[each.target] = each
@@ -117,6 +119,12 @@ def _plan(
         tuple(unused_of(free, missing)),
         tuple(_doubts(result, source_leaves, target_leaves)),
     )
+
+
+def _are_one_class(source: Side, target: Side) -> bool:
+    """All names of the target are the source's, with the same shapes: one class, or two that mean to be."""
+    ours = {row.name: row.shape for row in source.table}
+    return all(ours.get(row.name) == row.shape for row in target.table if row.persistent is not False)
 
 
 def _doubts(result: Result, sources: Sequence[Node], targets: Sequence[Node]) -> Iterator[Doubt]:

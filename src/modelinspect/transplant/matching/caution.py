@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from modelinspect.transplant.matching.links import HINTED, Link, weaker
-from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import concepts_of, tokens_of
+from modelinspect.transplant.matching.trees import Node, template_of
+from modelinspect.transplant.matching.vocabulary import concepts_of, members_of, tokens_of
 from modelinspect.transplant.plan import Label
 
 __all__ = ["cautious"]
@@ -30,25 +30,46 @@ def cautious(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[N
         sources: Tensors by rank.
         targets: Tensors by rank.
     """
-    if _are_one_class(sources, targets):
-        return list(links)
     has_rotation = not _has_positions(sources) and not _has_positions(targets)
-    return [_lowered(link, sources, targets[link.target], has_rotation) for link in links]
+    known: dict[object, tuple[Label, str]] = {}
+    lowered = []
+    for link in links:
+        # What holds in one block holds in all that are like it.
+        place = (
+            link.label,
+            link.reason,
+            len(link.pieces),
+            _place(targets[link.target]),
+            *_places(link, sources),
+        )
+        if place not in known:
+            found = _lowered(link, sources, targets[link.target], has_rotation)
+            known[place] = (found.label, found.reason)
+        label, reason = known[place]
+        lowered.append(link if label == link.label else link._replace(label=label, reason=reason))
+    return lowered
+
+
+def _places(link: Link, sources: Sequence[Node]) -> tuple[object, ...]:
+    at, steps = link.pieces[0]
+    return (_place(sources[at]) if at >= 0 else None, tuple(step.op for step in steps))
+
+
+def _place(node: Node) -> object:
+    """What is around a tensor, whatever the number of its block."""
+    module = node.parent
+    assert module is not None
+    around = module.parent.form if module.parent is not None else 0
+    return (node.form, module.form, around, template_of(node.path))
 
 
 def _has_positions(leaves: Sequence[Node]) -> bool:
     """Learned positions, or relative ones: then heads are hardly rotary."""
     return any(
-        ("embedding", "pos") in concepts_of(leaf.path).members or "relative" in tokens_of(leaf.path)
+        ("embedding", "pos") in members_of(leaf.path) or "relative" in tokens_of(leaf.path)
         for leaf in leaves
         if len(leaf.shape) >= 2
     )
-
-
-def _are_one_class(sources: Sequence[Node], targets: Sequence[Node]) -> bool:
-    """All names of the target are the source's, with the same shapes: one class, or two that mean to be."""
-    ours = {node.path: node.shape for node in sources}
-    return all(ours.get(node.path) == node.shape for node in targets)
 
 
 def _lowered(link: Link, sources: Sequence[Node], target: Node, has_rotation: bool) -> Link:
@@ -72,7 +93,7 @@ def _doubt(
 ) -> tuple[Label, str] | None:
     module = node.parent
     assert module is not None
-    members = concepts_of(module.path).members
+    members = members_of(module.path)
     if _is_by_head(source) != _is_by_head(target) and _are_fused_alike(source, target):
         return "ambiguous", "the rows of one go head by head, those of the other may not"
     last = {member for family, member in concepts_of(module.name).members if family in ("qkvo", "glu")}

@@ -23,6 +23,7 @@ from modelinspect.transplant.matching.orientation import how, rows_between
 from modelinspect.transplant.matching.scoring import Facts, Scorer, are_opposed, name_score, natural, ranks
 from modelinspect.transplant.matching.trees import Node, template_of
 from modelinspect.transplant.plan import Label
+from modelinspect.transplant.transforms import Step
 
 __all__ = ["Solver"]
 
@@ -424,12 +425,19 @@ class _Region:
         if pair.label != "ambiguous":
             self.scorer.learn(pair.source, pair.target)
         here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
+        judged: dict[tuple[Label, str], tuple[Label, str]] = {}
         for link in inner.links:
-            label, reason = weaker((link.label, link.reason), (pair.label, pair.reason))
-            if label == "certain" and pair.reason == HINTED:
-                reason = HINTED
-            pieces = tuple((at + here if at >= 0 else -1, steps) for at, steps in link.pieces)
-            self.links.append(Link(pieces, link.target + there, link.steps, label, reason))
+            own = (link.label, link.reason)
+            if own not in judged:
+                judged[own] = weaker(own, (pair.label, pair.reason))
+                if pair.reason == HINTED and judged[own][0] == "certain":
+                    judged[own] = ("certain", HINTED)
+            if len(link.pieces) == 1 and link.pieces[0][0] >= 0:
+                ((at, steps),) = link.pieces
+                pieces: tuple[tuple[int, tuple[Step, ...]], ...] = ((at + here, steps),)
+            else:
+                pieces = tuple((at + here if at >= 0 else -1, steps) for at, steps in link.pieces)
+            self.links.append(Link(pieces, link.target + there, link.steps, *judged[own]))
         self.doubts += [
             (tuple(at + there for at in targets), tuple(at + here for at in sources))
             for targets, sources in inner.doubts
@@ -440,9 +448,13 @@ class _Region:
             )
             rivals = [pair.source, *pair.rivals]
             self.doubts.append(((there,), tuple(node.start - self.source.start for node in rivals)))
-        leaves_source, leaves_target = list(pair.source.leaves()), list(pair.target.leaves())
-        self.left_sources += [leaves_source[at] for at in inner.left_sources]
-        self.left_targets += [leaves_target[at] for at in inner.left_targets]
+        for left, node, ranked in (
+            (self.left_sources, pair.source, inner.left_sources),
+            (self.left_targets, pair.target, inner.left_targets),
+        ):
+            if ranked:
+                leaves = list(node.leaves())
+                left += [leaves[at] for at in ranked]
 
 
 _MANY = 4

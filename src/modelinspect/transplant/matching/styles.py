@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.matching.scoring import ranks
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import concepts_of
+from modelinspect.transplant.matching.vocabulary import members_of
 from modelinspect.transplant.transforms import Step, inverse, shape_after
 
 __all__ = ["turned_rows", "turns"]
@@ -31,11 +31,12 @@ def turns(source: Node, target: Node) -> dict[str, Step]:
     found = {}
     if _are_turned(source, target):
         found = {node.path: Step("transpose") for node in _matrices(source)}
+    sides = [
+        [leaf for leaf in side.leaves() if leaf.role == "weight" and len(leaf.shape) > 2]
+        for side in (source, target)
+    ]
     for axes, order in _CHANNELS_LAST.items():
-        ours, theirs = (
-            [leaf for leaf in side.leaves() if leaf.role == "weight" and len(leaf.shape) == axes]
-            for side in (source, target)
-        )
+        ours, theirs = ([leaf for leaf in side if len(leaf.shape) == axes] for side in sides)
         there, back = Step("permute", order), inverse(Step("permute", order), (1,) * axes)
         wanted = Counter(leaf.shape for leaf in theirs)
         straight = sum((Counter(leaf.shape for leaf in ours) & wanted).values())
@@ -82,7 +83,7 @@ def _matrices(tree: Node) -> list[Node]:
 
 
 def _is_table(path: str) -> bool:
-    members = concepts_of(path).members
+    members = members_of(path)
     return ("kind", "embedding") in members or any(family == "embedding" for family, _ in members)
 
 

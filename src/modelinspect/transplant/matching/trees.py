@@ -11,8 +11,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from modelinspect.tensors import TensorInfo
@@ -117,6 +118,7 @@ class Forms:
         return self._forms.setdefault(content, len(self._forms))
 
 
+@lru_cache(maxsize=1 << 20)
 def template_of(path: str) -> str:
     """A path with its numbers taken out: ``h.3.ln_1`` is ``h.#.ln_#``."""
     return _NUMBER.sub("#", path)
@@ -132,15 +134,26 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         forms: Shared by the two sides.
     """
     root = Node("", "", None, 0)
-    containers = _containers(row.name for row in rows)
-    places: dict[tuple[str, ...], Node] = {(): root}
+    names = {row.name for row in rows}
+    containers = _containers(names)
+    places: dict[str, Node] = {"": root}
     for position, row in enumerate(rows):
-        parts = tuple(row.name.split("."))
-        modules, leaf = leaf_of(parts, parts[:-1] in containers)
-        if leaf.role == "bias" and leaf.holder and len(row.shape) > 1:
+        parts = row.name.split(".")
+        module = ".".join(parts[:-1])
+        leaf = leaf_of(parts, module in containers)
+        if (
+            leaf.role == "bias"
+            and leaf.holder
+            and len(row.shape) > 1
+            and not _has_weight(module, leaf, names)
+        ):
             # Added to scores, position by position, and learned like any weight.
             leaf = Leaf(parts[-1], "weight")
-        node = _place(places, (*modules, leaf.holder) if leaf.holder else modules, position)
+        if leaf.parts > 1:
+            module = ".".join(parts[: -leaf.parts])
+        if leaf.holder:
+            module = f"{module}.{leaf.holder}" if module else leaf.holder
+        node = places.get(module) or _place(places, module, position)
         tensor = Node(parts[-1], row.name, node, position, row=row, role=leaf.role)
         node.children.append(tensor)
     sum_up(root, forms)
@@ -148,27 +161,34 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
     return root
 
 
-def _containers(names: Iterable[str]) -> set[tuple[str, ...]]:
+def _has_weight(module: str, leaf: Leaf, names: Set[str]) -> bool:
+    """Is there what the bias belongs to, under the same word?"""
+    prefix = f"{module}." if module else ""
+    return f"{prefix}{leaf.holder}" in names or f"{prefix}{leaf.holder}_weight" in names
+
+
+def _containers(names: Iterable[str]) -> set[str]:
     """Modules that hold modules."""
-    found: set[tuple[str, ...]] = set()
+    found: set[str] = set()
     for name in names:
-        parts = tuple(name.split("."))[:-1]
-        while len(parts) > 1 and parts[:-1] not in found:
-            parts = parts[:-1]
-            found.add(parts)
-        if len(parts) == 1:
-            found.add(())
+        module = name.rpartition(".")[0]
+        while module:
+            module = module.rpartition(".")[0]
+            if module in found:
+                break
+            found.add(module)
     return found
 
 
-def _place(places: dict[tuple[str, ...], Node], modules: tuple[str, ...], position: int) -> Node:
-    known = places.get(modules)
+def _place(places: dict[str, Node], module: str, position: int) -> Node:
+    known = places.get(module)
     if known is not None:
         return known
-    parent = _place(places, modules[:-1], position)
-    node = Node(modules[-1], ".".join(modules), parent, position)
+    above, _, name = module.rpartition(".")
+    parent = _place(places, above, position)
+    node = Node(name, module, parent, position)
     parent.children.append(node)
-    places[modules] = node
+    places[module] = node
     return node
 
 
@@ -213,20 +233,22 @@ def _count_alike(root: Node) -> None:
     """A shortcut is in some blocks, what it runs beside is in all: that tells them apart."""
     nodes = [root]
     for node in nodes:
-        nodes.extend(node.children)
-    templates = {id(node): template_of(node.path) for node in nodes}
-    blocks = Counter(templates.values())
-    places = {}
-    for node in nodes:
-        block = next((above for above in node.ancestors() if _is_numbered(above, blocks, templates)), None)
+        nodes.extend(child for child in node.children if not child.is_leaf)
+    blocks = Counter(template_of(node.path) for node in nodes)
+    places: dict[int, tuple[str, str]] = {}
+    holders: dict[int, Node | None] = {id(root): None}
+    for node in nodes[1:]:
+        above = node.parent
+        assert above is not None
+        is_block = blocks[template_of(above.path)] > 1 and any(map(str.isdigit, above.name))
+        block = holders[id(node)] = above if is_block else holders[id(above)]
         if block is not None:
-            places[id(node)] = (templates[id(block)], node.path[len(block.path) :])
+            places[id(node)] = (template_of(block.path), node.path[len(block.path) :])
     alike = Counter(places.values())
     for node in nodes:
         place = places.get(id(node))
         if place is not None:
             node.frequency = alike[place] / blocks[place[0]]
-
-
-def _is_numbered(node: Node, blocks: Counter[str], templates: Mapping[int, str]) -> bool:
-    return blocks[templates[id(node)]] > 1 and any(letter.isdigit() for letter in node.name)
+            for child in node.children:
+                if child.is_leaf:
+                    child.frequency = node.frequency

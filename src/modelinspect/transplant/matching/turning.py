@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from modelinspect.transplant.matching.links import Link, weaker
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import concepts_of
+from modelinspect.transplant.matching.vocabulary import members_of
 from modelinspect.transplant.transforms import Step
 
 __all__ = ["turned"]
@@ -27,6 +27,8 @@ def turned(
         targets: Tensors by rank.
         classes: Of the target's modules, where they are known.
     """
+    if not any(_is_turned(link) for link in links):
+        return list(links)
     votes: dict[int, set[bool]] = defaultdict(set)
     for link in links:
         node = targets[link.target]
@@ -34,8 +36,6 @@ def turned(
             if not _is_square(link, sources, node):
                 for above in node.ancestors():
                     votes[id(above)].add(_is_turned(link))
-    if not any(True in found for found in votes.values()):
-        return list(links)
     return [
         _decided(link, votes, sources, targets[link.target])
         if _is_matrix(link, sources, targets[link.target])
@@ -77,7 +77,7 @@ def _is_table(link: Link, sources: Sequence[Node], target: Node, classes: Mappin
     return any(
         family == "embedding" or (family, member) == ("kind", "embedding")
         for node in (target, *(sources[at] for at, _ in link.pieces if at >= 0))
-        for family, member in concepts_of(node.path).members
+        for family, member in members_of(node.path)
     )
 
 

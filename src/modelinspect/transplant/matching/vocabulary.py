@@ -10,10 +10,11 @@ things. No library and no architecture is named here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Concepts", "Leaf", "concepts_of", "leaf_of", "phase_of", "tokens_of"]
+__all__ = ["Concepts", "Leaf", "concepts_of", "leaf_of", "members_of", "phase_of", "tokens_of"]
 
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
@@ -182,6 +183,16 @@ def concepts_of(path: str) -> Concepts:
 _BESIDE = frozenset({"post", "pre", "after", "before"})
 
 
+def members_of(path: str) -> frozenset[tuple[str, str]]:
+    """
+    The concepts of a path, whatever its numbers; for families that have none in their spellings.
+    """
+    return concepts_of(path.translate(_ONE_DIGIT)).members
+
+
+_ONE_DIGIT = str.maketrans("123456789", "0" * 9)
+
+
 # ------------------------------------------------------------------------- order
 
 _PHASES: tuple[tuple[float, str], ...] = (
@@ -242,6 +253,8 @@ class Leaf(NamedTuple):
     """A module that the last part stands for: ``in_proj`` of ``in_proj_weight``; or empty."""
     role: str
     """``weight``, ``bias``, ``mean``, ``var``, ``count``, ``g`` or ``v`` (of weight_norm)."""
+    parts: int = 1
+    """How many parts of the name it is."""
 
 
 _WEIGHT_WORDS = frozenset(
@@ -254,40 +267,41 @@ _STATISTICS = {
 }  # fmt: skip
 
 
-def leaf_of(parts: tuple[str, ...], has_submodules: bool) -> tuple[tuple[str, ...], Leaf]:
+def leaf_of(parts: Sequence[str], has_submodules: bool) -> Leaf:
     """
-    The module's parts of a dotted name, and its leaf.
+    The leaf of a dotted name.
 
     Args:
         parts: Of the name, e.g. ``("attn", "in_proj_weight")``.
         has_submodules: The module around the leaf holds other modules, so that ``gamma``
             is a thing of its own and not the weight of a norm.
     """
-    *modules, last = parts
-    if len(modules) >= 2 and modules[-2] == "parametrizations" and last.startswith("original"):
+    last = parts[-1]
+    if len(parts) > 2 and parts[-3] == "parametrizations" and last.startswith("original"):
         # torch.nn.utils.parametrizations.weight_norm: original0 is the norm, original1 the direction.
         role = {"original0": "g", "original1": "v"}.get(last, "weight")
-        return tuple(modules[:-2]), Leaf("" if modules[-1] == "weight" else modules[-1], role)
+        return Leaf("" if parts[-2] == "weight" else parts[-2], role, 3)
+    return _leaf(last, has_submodules)
+
+
+@lru_cache(maxsize=65536)
+def _leaf(last: str, has_submodules: bool) -> Leaf:
     if last in _STATISTICS or (last in ("mean", "var") and not has_submodules):
         last = {"mean": "running_mean", "var": "running_var"}.get(last, last)
-        return tuple(modules), Leaf("", _STATISTICS[last])
+        return Leaf("", _STATISTICS[last])
     if len(last) > 2 and last[:2] in ("W_", "w_", "b_", "B_"):
-        return tuple(modules), Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
-    for suffix, role in (("_g", "g"), ("_v", "v")):
-        if last == f"weight{suffix}":
-            return tuple(modules), Leaf("", role)
+        return Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
+    if last in ("weight_g", "weight_v"):
+        return Leaf("", last[-1])
     for words, role in ((_BIAS_WORDS, "bias"), (_WEIGHT_WORDS, "weight")):
         if last in words and (last in ("weight", "bias") or not has_submodules):
-            return tuple(modules), Leaf("", role)
-    for mark, role in (
-        ("weight", "weight"),
-        ("bias", "bias"),
-        ("kernel", "weight"),
-        ("beta", "bias"),
-        ("gamma", "weight"),
-    ):
+            return Leaf("", role)
+    for mark, role in _MARKS.items():
         if last.startswith(f"{mark}_"):
-            return tuple(modules), Leaf(last[len(mark) + 1 :], role)
+            return Leaf(last[len(mark) + 1 :], role)
         if last.endswith(f"_{mark}"):
-            return tuple(modules), Leaf(last[: -len(mark) - 1], role)
-    return tuple(modules), Leaf(last, "weight")
+            return Leaf(last[: -len(mark) - 1], role)
+    return Leaf(last, "weight")
+
+
+_MARKS = {"weight": "weight", "bias": "bias", "kernel": "weight", "beta": "bias", "gamma": "weight"}
