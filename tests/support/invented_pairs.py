@@ -488,6 +488,70 @@ def _named_in_order() -> Fixture:
     return twins("named-in-order", tensors, open_names=_all)
 
 
+_ALIKE = (
+    ("cross_attn_token_to_image", "cross_attn_image_to_token"),
+    ("text_projection", "text_to_mm_projection"),
+    ("vision_proj", "values_vision_proj"),
+    ("query", "query_global"),
+    ("encoder_attn_norm", "encoder_attn_text_norm"),
+    ("queries_embedder", "queries_features"),
+    ("post_attention_norm", "post_self_attn_norm"),
+    ("attention_residual", "feedforward_residual"),
+)
+"""Names of one real module each, whose words are the same, or nearly."""
+
+
+def _alike(source: str, target: str) -> Iterator[Twin]:
+    for at in range(3):
+        for pair in _ALIKE:
+            for name in pair:
+                yield from linear(f"{source}.{at}.{name}", f"{target}.{at}.{name}")
+
+
+@_pair
+def _same_names() -> Fixture:
+    """A model into itself, its names nearly alike, registered in another order."""
+    order = [name for pair in _ALIKE for name in reversed(pair)]
+    return twins(
+        "same-names",
+        _alike("layers", "layers"),
+        order=lambda each: (each.target.split(".")[1], order.index(each.target.split(".")[2])),
+    )
+
+
+@_pair
+def _nearly_same_names() -> Fixture:
+    """The same into a class whose blocks have another name."""
+    return twins("nearly-same-names", _alike("model.layers", "blocks"))
+
+
+@_pair
+def _same_towers() -> Fixture:
+    """A model into itself: two equal towers, of which one lies a level deeper."""
+    tensors = [
+        *_stack("encoder.text_model.layers", "encoder.text_model.layers"),
+        *_stack("decoder.layers", "decoder.layers"),
+    ]
+    return twins("same-towers", tensors, order=lambda each: each.target.startswith("encoder"))
+
+
+@_pair
+def _same_towers_deeper() -> Fixture:
+    """Two equal towers: the one that lies a level deeper in the source is the flatter one in the target."""
+    tensors = [*_stack("encoder.text_model.layers", "encoder.h"), *_stack("decoder.layers", "decoder.lm.h")]
+    return twins("same-towers-deeper", tensors)
+
+
+@_pair
+def _towers_and_words_within() -> Fixture:
+    """Two equal towers; the other one's word stands in the names of one."""
+    tensors = [
+        *_stack("image_encoder.text_free.layers", "vision.h"),
+        *_stack("text_encoder.layers", "language.h"),
+    ]
+    return twins("towers-and-words-within", tensors, order=lambda each: each.target.startswith("vision"))
+
+
 # ---------------------------------------------------------------------- large models
 
 
