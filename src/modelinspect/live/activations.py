@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -60,8 +60,6 @@ class Print(NamedTuple):
 
     rms: float
     mean: float
-    size: float
-    """The mean of the absolute values."""
     top: float
     low: float
 
@@ -77,14 +75,14 @@ def print_of(tensor: Tensor) -> Print | None:
         tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_floating_point() or tensor.numel() < _FEWEST or tensor.layout is not torch.strided:
         return None
-    flat = tensor.detach().double()
-    rms = float(torch.linalg.vector_norm(flat)) / flat.numel() ** 0.5
+    flat = tensor.detach().double().reshape(-1)
+    rms = (flat.dot(flat).item() / len(flat)) ** 0.5
     if not isfinite(rms) or rms == 0:
         return None
-    low, top = (float(each) for each in torch.aminmax(flat))
+    low, top = flat.min().item(), flat.max().item()
     if top - low <= 1e-9 * rms:
         return None
-    return Print(rms, float(flat.mean()), float(flat.abs().mean()), top, low)
+    return Print(rms, flat.mean().item(), top, low)
 
 
 class Prints:
@@ -202,7 +200,7 @@ def record(
     """
     recorder = _Recorder(module if inputs else None, limit, inputs, rewrites or {})
     outputs = None
-    with recorder.following(module), _decomposed():
+    with recorder.following(module) if inputs else nullcontext(), _decomposed():
         try:
             with torch.no_grad(), recorder:
                 outputs = run()
@@ -243,6 +241,7 @@ class _Recorder(TorchDispatchMode):
         for path, part in module.named_modules():
             if not isinstance(part, (torch.jit.ScriptModule, nn.ParameterList, nn.ParameterDict)):
                 handles.append(part.register_forward_pre_hook(self._enter(path)))
+                # Always: the run may be ended inside.
                 handles.append(part.register_forward_hook(self._leave(path), always_call=True))
         try:
             yield

@@ -307,11 +307,16 @@ def shared_inputs(
         if prepared is None:
             continue
         own = _without_labels(owner, prepared.batch, seed)
+        taken: set[tuple[int, ...]] = set()
         for batch in _ways(own, owner, other):
+            same = tuple(map(id, _tensors(batch)))  # by position and by name are one way
+            if same in taken:
+                continue
             problem = _trial(other, batch, seed)
             if problem:
                 failures.append(f"{type(other).__name__} does not take {described(batch)}: {problem}")
                 continue
+            taken.add(same)
             both = (own, batch) if first == 0 else (batch, own)
             found.append(Shared(*both, _described(*both), prepared.origin))
             if len(found) >= _MOST_WAYS * (first + 1):

@@ -259,7 +259,7 @@ class Bench:
     def run_source(self) -> Any:
         """What the source puts out."""
         with torch.no_grad():
-            torch.manual_seed(self._seed)
+            self._restart()
             return run_model(self._source, self.shared.source, self.dtype)
 
     def run_target(self) -> Any:
@@ -267,12 +267,16 @@ class Bench:
         if self._rewrites:
             return self._target_tape().outputs
         with torch.no_grad():
-            torch.manual_seed(self._seed)
+            self._restart()
             return run_model(self._target, self.shared.target, self.dtype)
+
+    def _restart(self) -> None:
+        """Models may draw numbers. ``torch.manual_seed`` itself asks for a stack trace."""
+        torch.default_generator.manual_seed(self._seed)
 
     def _run_seeded(self, module: nn.Module, batch: Any) -> Callable[[], Any]:
         def run() -> Any:
-            torch.manual_seed(self._seed)
+            self._restart()
             return run_model(module, batch, self.dtype)
 
         return run
@@ -313,7 +317,7 @@ class Bench:
         try:
             self._source.float()
             with torch.no_grad():
-                torch.manual_seed(self._seed)
+                self._restart()
                 single = run_model(self._source, self.shared.source, torch.float32)
             return max((gap.relative for gap in gaps(outputs, single)), default=0.0)
         except KeyboardInterrupt:
@@ -381,6 +385,11 @@ class Bench:
             return -1
         return sum(event.print in self._prints for event in tape.events if event.print is not None)
 
+    def is_setting(self, difference: Any) -> bool:
+        """True: the same operation, told something else."""
+        ours, theirs = difference
+        return bool(ours.call.kind == theirs.call.kind)
+
     def accept(self, difference: Any) -> None:
         """From now on the target's operation is made as the source makes it."""
         ours, theirs = difference
@@ -429,7 +438,7 @@ class Bench:
             for tensor in unique:
                 tensor.requires_grad_(True)
             with torch.enable_grad():
-                torch.manual_seed(self._seed)
+                self._restart()
                 outputs = _with_gradient(run_model(self._target, self.shared.target, self.dtype))
                 generator = torch.Generator().manual_seed(self._seed)
                 total = sum(

@@ -8,14 +8,14 @@ what fits is tried there, and what makes most of the following activations agree
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from modelinspect.errors import DefinitionError, visible
-from modelinspect.transplant.plan import Assignment, Missing, Plan, Unused
+from modelinspect.transplant.plan import Assignment, Label, Missing, Plan, Unused
 from modelinspect.transplant.proof import OutputGap, Proof, Settled
 from modelinspect.transplant.prove_edits import Edit, Heads, edited, edits
 from modelinspect.transplant.prove_units import patterns_of, units_of
@@ -28,15 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = ["prove"]
 
-_MOST_RUNS = 400
+_MOST_RUNS = 500
 _MOST_DECISIONS = 24
 _WINDOW = 150
 """Events after a break that a change is judged by."""
 _PATIENCE = 24
-"""Changes that are still tried after one that helps."""
-_MOST_SINGLE = 260
-_MOST_PAIRED = 16
+"""Changes that are still tried after one that helps; more of them after one that helps little."""
+_LITTLE = 4
+_MOST_SINGLE = 240
+_MOST_BESIDE = 80
+_MOST_MIXED = 24
+_MOST_PAIRED = 12
+_MOST_APART = 100
 _PROVEN = "both models give equal outputs"
+_BESIDE = "it goes with what is proven of its module; no output shows it"
 _AGREES = "the activations that follow agree when both models are run"
 
 Progress = Callable[[int, int], None]
@@ -245,7 +250,7 @@ class _Session:
                 kept = len(self._settled)
                 if not self._by_outputs() and not self._sharpened():
                     return
-            elif not (self._by_difference(broken) or self._by_edits(broken)):
+            elif not self._decide(broken):
                 self._give_up(broken)
                 break
             self.compare()
@@ -265,43 +270,68 @@ class _Session:
     def _filled(self) -> set[str]:
         return {each.target for each in self._plan.assignments}
 
-    def _by_difference(self, broken: Break) -> bool:
-        """Is it the operation that differs, not the weights?"""
+    def _decide(self, broken: Break) -> bool:
+        """
+        One more decision: another operation, or another assignment, whichever helps more.
+        """
         limit = broken.at + _WINDOW
         base = self._bench.score(limit)
         self._count()
+        most, words, difference = self._best_difference(broken, base, limit)
+        if difference is not None and self._bench.is_setting(difference):
+            self._accept(words, difference)
+            return True
+        tried = _MOST_BESIDE if difference is not None else _MOST_SINGLE
+        found = self._best_of(islice(self._candidates(broken), tried), most, limit)
+        if found is None and difference is not None:
+            self._accept(words, difference)
+            return True
+        apart = edits(self._plan, broken.suspects, self._heads, apart=True)
+        found = (
+            found
+            or self._best_mixed(broken, base, limit)
+            or self._best_pair(broken, base, limit)
+            or self._best_of(islice(apart, _MOST_APART), base, limit)
+        )
+        if found is not None:
+            self._keep(found)
+        return found is not None
+
+    def _best_difference(self, broken: Break, base: int, limit: int) -> tuple[int, str, Any]:
+        """The operation near a break that, made as the source makes it, helps most."""
+        best: tuple[int, str, Any] = (base, "", None)
         for words, difference in self._bench.differences(broken):
             self._count()
-            if self._bench.score_with(difference, limit) > base:
-                self._bench.accept(difference)
-                self._differences.append(words)
-                self.accepted.append(difference)
-                return True
-        return False
+            score = self._bench.score_with(difference, limit)
+            if score > best[0]:
+                best = (score, words, difference)
+        return best
 
-    def _by_edits(self, broken: Break) -> bool:
-        limit = broken.at + _WINDOW
-        base = self._bench.score(limit)
-        found = self._best_of(self._candidates(broken), base, limit)
-        if found is None:
-            found = self._best_pair(broken, base, limit)
-        if found is None:
-            found = self._best_of(
-                islice(edits(self._plan, broken.suspects, self._heads, apart=True), _MOST_SINGLE), base, limit
-            )
-        if found is None:
-            return False
-        self._keep(found)
-        return True
+    def _accept(self, words: str, difference: Any) -> None:
+        self._bench.accept(difference)
+        self._differences.append(words)
+        self.accepted.append(difference)
 
-    def _candidates(self, broken: Break) -> Iterable[Edit]:
-        return islice(edits(self._plan, broken.suspects, self._heads), _MOST_SINGLE)
+    def _best_mixed(self, broken: Break, base: int, limit: int) -> Edit | None:
+        """A change that helps once an operation is made as the source makes it, too."""
+        for edit in islice(self._candidates(broken), _MOST_MIXED):
+            with self._changed(edit) as fits:
+                for words, difference in self._bench.differences(broken) if fits else ():
+                    self._count()
+                    if self._bench.score_with(difference, limit) > base + _LITTLE:
+                        self._accept(words, difference)
+                        return edit
+        return None
+
+    def _candidates(self, broken: Break) -> Iterator[Edit]:
+        return edits(self._plan, broken.suspects, self._heads)
 
     def _best_of(self, candidates: Iterable[Edit], base: int, limit: int) -> Edit | None:
         best, most, since = None, base, 0
         for edit in candidates:
             since += best is not None
-            if since > _PATIENCE or self._runs >= _MOST_RUNS:
+            patience = _PATIENCE if most > base + _LITTLE else 3 * _PATIENCE
+            if since > patience or self._runs >= _MOST_RUNS:
                 break
             score = self._score(edit, limit)
             if score > most:
@@ -327,13 +357,21 @@ class _Session:
     def _score(self, edit: Edit, limit: int) -> int:
         """What the target is worth with a change, which is taken back."""
         self._count()
+        with self._changed(edit) as fits:
+            return self._bench.score(limit) if fits else -1
+
+    @contextmanager
+    def _changed(self, edit: Edit) -> Iterator[bool]:
+        """The target has a change inside; whether it fits."""
         before = {each.target: each for each in self._plan.assignments}
         undo = [before[change.target] for change in edit.changes if change.target in before]
         try:
             self._bench.fill(self._values(edit.changes))
-            return self._bench.score(limit)
+            fits = True
         except (ValueError, IndexError):
-            return -1
+            fits = False
+        try:
+            yield fits
         finally:
             self._bench.fill(self._values(undo))
 
@@ -350,15 +388,12 @@ class _Session:
         for edit in islice(edits(self._plan, last, self._heads), _MOST_SINGLE // 2):
             if self._runs >= _MOST_RUNS:
                 return False
-            before = {each.target: each for each in self._plan.assignments}
-            undo = [before[change.target] for change in edit.changes if change.target in before]
-            with suppress(ValueError, IndexError):
-                self._bench.fill(self._values(edit.changes))
-                self._count()
-                if self._bench.quick_gap() < min(worst / 10, 0.01):
-                    self._keep(edit)
-                    return True
-            self._bench.fill(self._values(undo))
+            self._count()
+            with self._changed(edit) as fits:
+                helps = fits and self._bench.quick_gap() < min(worst / 10, 0.01)
+            if helps:
+                self._keep(edit)
+                return True
         return False
 
     def _sharpened(self) -> bool:
@@ -366,7 +401,13 @@ class _Session:
         if not self._bench.sharpen():
             return False
         broken = self._bench.break_of(self._filled())
-        return broken is not None and self._by_difference(broken)
+        if broken is None:
+            return False
+        limit = broken.at + _WINDOW
+        _, words, difference = self._best_difference(broken, self._bench.score(limit), limit)
+        if difference is not None:
+            self._accept(words, difference)
+        return difference is not None
 
     def _give_up(self, broken: Break) -> None:
         place = visible(broken.event.place) or "the outermost module"
@@ -426,15 +467,25 @@ class _Session:
 
     def _labelled(self, taking: set[str]) -> Plan:
         settled = {target: each.how for each in self._settled for target in each.targets}
+        proven = {
+            (each.target.rpartition(".")[0], _owners(each))
+            for each in self._plan.assignments
+            if each.target in taking
+        }
         assignments = []
         for each in self._plan.assignments:
-            how = settled.get(each.target)
+            how = settled.get(each.target, "")
+            label: Label
+            beside = (each.target.rpartition(".")[0], _owners(each)) in proven
             if each.target in taking:
-                reason = f"{_PROVEN}; {how}" if how else _PROVEN
-                assignments.append(each._replace(label="proven", reason=reason))
+                label, reason = "proven", f"{_PROVEN}; {how}" if how else _PROVEN
+            elif beside and (each.label == "ambiguous" or how):
+                label, reason = "likely", _BESIDE
+            elif how:
+                label, reason = "likely", f"{_AGREES}; {how}"
             else:
-                settled_one = each._replace(label="likely", reason=f"{_AGREES}; {how}")
-                assignments.append(settled_one if how else each)
+                label, reason = each.label, each.reason
+            assignments.append(each._replace(label=label, reason=reason))
         plan = replace(self._plan, assignments=tuple(assignments))
         plan = replace(plan, missing=_still_missing(plan), unused=_still_unused(plan))
         open_ones = {each.target for each in plan.assignments if each.label == "ambiguous"}
@@ -459,6 +510,11 @@ class _Session:
 
 
 # --------------------------------------------------------------------------- helpers
+
+
+def _owners(assignment: Assignment) -> tuple[str, ...]:
+    """The source's modules that an assignment takes from."""
+    return tuple(name.rpartition(".")[0] for name in assignment.sources)
 
 
 def _worst(found: Comparison) -> float:

@@ -100,16 +100,12 @@ class _Workshop:
         """From the nearest module on; what concerns all modules at once comes in between."""
         yield from self._missing()
         near = [unit for unit in self._modules if self._distance[unit.pattern] < _FAR]
+        if near and all(len(shape) == 1 for _, shape in near[0].leaves):
+            yield from self._offsets(near[0])
         rounds: tuple[tuple[Callable[[Unit], Iterator[Edit]], ...], ...] = (
-            (self._exchanges, self._leaf_exchanges, self._fused, self._rotary, self._transposes),
-            (
-                self._parts,
-                self._rotary_fused,
-                self._gates,
-                self._columns,
-                self._rotary_in_part,
-                self._reversed,
-            ),
+            (self._exchanges, self._leaf_exchanges, self._gates, self._fused, self._rotary, self._transposes),
+            (self._halves, self._columns),
+            (self._parts, self._rotary_fused, self._rotary_in_part, self._reversed),
         )
         for start in range(0, len(near), _NEAREST):
             for makers in rounds:
@@ -117,8 +113,8 @@ class _Workshop:
                     for make in makers:
                         yield from make(unit)
             if start == 0 and near:
-                yield from self._offsets(near[0])
                 yield from self._everywhere()
+                yield from self._offsets(near[0])
                 yield from self._subtrees()
 
     # -------------------------------------------------------------- exchanges
@@ -213,7 +209,7 @@ class _Workshop:
     def _fused_of_one(self, unit: Unit) -> Iterator[Edit]:
         """One tensor to one tensor, but stacked on one side and head by head on the other."""
         rows = self._rows(unit)
-        if not rows:
+        if not rows or len(self._now[unit.names()[0]].pieces) > 1:
             return
         for parts in (3, 2):
             for size in self._heads.sizes_for(rows // parts) if rows % parts == 0 else ():
@@ -412,21 +408,24 @@ class _Workshop:
         if names:
             yield self._with_step(names, Step("transpose"), f"{_short(unit)} transposed")
 
-    def _parts(self, unit: Unit) -> Iterator[Edit]:
-        """Halves and thirds of the rows in another order, or taken in turn."""
+    def _halves(self, unit: Unit) -> Iterator[Edit]:
+        """Halves of the rows exchanged, or taken in turn."""
         rows = self._rows(unit)
-        if not rows:
+        if not rows or rows % 2 or rows == 2:
             return
-        if rows % 2 == 0 and rows > 2:
-            yield self._stepped(unit, Step("reorder", (0, 1, 0)), f"halves of {_short(unit)} exchanged")
-            for step in (Step("swap", (0, 1, 2, rows // 2)), Step("swap", (0, 1, rows // 2, 2))):
-                yield self._stepped(unit, step, f"halves of {_short(unit)} taken in turn")
-        if rows % 3 == 0 and rows > 3:
+        yield self._stepped(unit, Step("reorder", (0, 1, 0)), f"halves of {_short(unit)} exchanged")
+        for step in (Step("swap", (0, 1, 2, rows // 2)), Step("swap", (0, 1, rows // 2, 2))):
+            yield self._stepped(unit, step, f"halves of {_short(unit)} taken in turn")
+
+    def _parts(self, unit: Unit) -> Iterator[Edit]:
+        """Thirds and sixths of the rows in another order."""
+        rows = self._rows(unit)
+        if rows and rows % 3 == 0 and rows > 3:
             for order in list(permutations(range(3)))[1:]:
                 yield self._stepped(
                     unit, Step("reorder", (0, *order)), f"thirds of {_short(unit)} {list(order)}"
                 )
-        if rows % 6 == 0 and rows > 12:
+        if rows and rows % 6 == 0 and rows > 12:
             for order in ((1, 0, 2, 4, 3, 5), (3, 4, 5, 0, 1, 2), (0, 1, 3, 4, 2, 5), (0, 3, 1, 4, 2, 5)):
                 yield self._stepped(
                     unit, Step("reorder", (0, *order)), f"sixths of {_short(unit)} {list(order)}"
