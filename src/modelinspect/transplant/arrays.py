@@ -96,7 +96,7 @@ def _raw(row: TensorInfo, read: ReadFunction) -> Array:
         raise LimitError(f"{visible(row.name)!r} has {len(row.shape)} axes; limit: {_MAX_AXES}")
     first, length = row.span
     itemsize = row.dtype.itemsize
-    flat = np.frombuffer(read(row.storage, first, length), np.uint8)
+    flat = np.frombuffer(read(row.storage, first, length) if length else b"", np.uint8)
     if row.storage.byteorder == "big" and itemsize > 1:
         number = itemsize // 2 if row.dtype.category == "complex" else itemsize
         flat = np.ascontiguousarray(flat.reshape(-1, number)[:, ::-1]).reshape(-1)

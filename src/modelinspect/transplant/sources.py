@@ -80,10 +80,14 @@ class SourceFiles:
         """
         The same bytes to be written: a range of the file where it holds them as they are.
         """
+        if not n:
+            return
         if storage.offset is None:
             for start in range(first, first + n, _AT_ONCE):
                 yield self.read(storage, start, min(_AT_ONCE, first + n - start))
-        elif n:
+        elif first < 0 or first + n > storage.nbytes:
+            self.read(storage, first, n)  # which says what is wrong
+        else:
             yield FileRange(self._descriptor(storage.file), storage.offset + first, n, storage.file)
 
     def are_equal(self, one: tuple[Storage, int, int], other: tuple[Storage, int, int]) -> bool:

@@ -293,7 +293,7 @@ class _Run:
                 versions = self._plan.target.versions
                 write_torch_zip(sink, self._in_order(tensors), versions=versions, metadata=texts)
             sink.flush()
-            self._verify(path, descriptor, items)  # while what was written goes to the disk
+            self._verify(path, descriptor, items, texts)  # while what was written goes to the disk
             sink.finish()
             self._nbytes += sink.written
 
@@ -322,17 +322,19 @@ class _Run:
 
     # -- what was written
 
-    def _verify(self, path: str, descriptor: int, items: Sequence[_Item]) -> None:
+    def _verify(self, path: str, descriptor: int, items: Sequence[_Item], texts: Mapping[str, str]) -> None:
         """
         Read a file as anybody would, and compare each tensor with its source.
         """
         start = perf_counter()
         shown = self._destination.path
         try:
-            table = open_file(path, shown, self._destination.reader).section("all")
+            checkpoint = open_file(path, shown, self._destination.reader)
         except CheckpointError as error:
             raise _not_as_meant(shown, error.message) from error
-        rows = {row.name: row for row in table}
+        if self._destination.is_safetensors and checkpoint.metadata != texts:
+            raise _not_as_meant(shown, "its metadata is different")
+        rows = {row.name: row for row in checkpoint.section("all")}
         if set(rows) != {name for item in items for name in item.names}:
             raise _not_as_meant(shown, "its header names other tensors")
         for item in items:

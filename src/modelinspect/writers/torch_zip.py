@@ -30,8 +30,10 @@ _ROOT = "archive"
 _ALIGNMENT = 64
 _BATCH = 1000
 """Items of a dictionary that one opcode sets, as in the standard library."""
-_FULL32 = 0xFFFFFFFF
-_FULL16 = 0xFFFF
+_MOST32, _MOST16 = 0xFFFFFFFE, 0xFFFE
+"""Numbers up to here stand where zip had 32 and 16 bits for them ..."""
+_WIDE32, _WIDE16 = 0xFFFFFFFF, 0xFFFF
+"""... and here it says that they stand elsewhere, in 64."""
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -271,7 +273,7 @@ class _Archive:
         if self._position - size != _data_offset(raw_name, size, offset):
             raise ValueError(f"{name!r} takes {size} bytes, and others came")
         if size:
-            sizes = struct.pack("<2Q" if size >= _FULL32 else "<2L", size, size)
+            sizes = struct.pack("<2Q" if size > _MOST32 else "<2L", size, size)
             self._write(b"PK\7\x08" + struct.pack("<L", checksum) + sizes)
         self._records.append(_Record(raw_name, flags, checksum, size, offset))
 
@@ -292,8 +294,8 @@ class _Archive:
             _END64.pack(b"PK\6\6", 44, _VERSION_ZIP64, _VERSION_ZIP64, 0, 0, count, count, size, start)
         )
         self._write(_LOCATOR64.pack(b"PK\6\7", 0, place, 1))
-        few, near = min(count, _FULL16), min(start, _FULL32)
-        self._write(_END.pack(b"PK\5\6", 0, 0, few, few, min(size, _FULL32), near, 0))
+        few = count if count <= _MOST16 else _WIDE16
+        self._write(_END.pack(b"PK\5\6", 0, 0, few, few, _narrow(size), _narrow(start), 0))
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         self._stream.write(data)
@@ -310,16 +312,16 @@ class _Archive:
 
 def _data_offset(name: bytes, size: int, offset: int) -> int:
     """Where the bytes of a record begin whose local header is at *offset*: aligned."""
-    least = offset + _LOCAL.size + len(name) + (20 if size >= _FULL32 else 0) + 4
+    least = offset + _LOCAL.size + len(name) + (20 if size > _MOST32 else 0) + 4
     return -(-least // _ALIGNMENT) * _ALIGNMENT
 
 
 def _local_header(name: bytes, flags: int, size: int, offset: int) -> bytes:
-    big = size >= _FULL32
+    big = size > _MOST32
     extra = struct.pack("<2H2Q", 1, 16, size, size) if big else b""
     filling = _data_offset(name, size, offset) - offset - _LOCAL.size - len(name) - len(extra) - 4
     extra += b"FB" + struct.pack("<H", filling) + b"Z" * filling
-    claimed = _FULL32 if big else 0 if flags & _DESCRIPTOR else size
+    claimed = _WIDE32 if big else 0 if flags & _DESCRIPTOR else size
     version = _VERSION_ZIP64 if big else 0
     fixed = _LOCAL.pack(b"PK\3\4", version, flags, 0, 0, 0, 0, claimed, claimed, len(name), len(extra))
     return fixed + name + extra
@@ -327,15 +329,20 @@ def _local_header(name: bytes, flags: int, size: int, offset: int) -> bytes:
 
 def _central_header(record: _Record) -> bytes:
     wide = []
-    big, far = record.size >= _FULL32, record.offset >= _FULL32
+    big, far = record.size > _MOST32, record.offset > _MOST32
     if big:
         wide += [record.size, record.size]
     if far:
         wide.append(record.offset)
     extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
-    size, version = min(record.size, _FULL32), _VERSION_ZIP64 if wide else 0
+    size, offset = _narrow(record.size), _narrow(record.offset)
+    version = _VERSION_ZIP64 if wide else 0
     fixed = _CENTRAL.pack(
         b"PK\1\2", 0, version, record.flags, 0, 0, 0, record.checksum, size, size,
-        len(record.name), len(extra), 0, 0, 0, 0, min(record.offset, _FULL32),
+        len(record.name), len(extra), 0, 0, 0, 0, offset,
     )  # fmt: skip
     return fixed + record.name + extra
+
+
+def _narrow(value: int) -> int:
+    return value if value <= _MOST32 else _WIDE32
