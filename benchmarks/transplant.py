@@ -7,7 +7,6 @@ Pairs are the proven ones of ``benchmarks/pairs``, by their small files in ``tes
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +17,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from invented_pairs import invented
-from pair_scores import Score, Verdict, Weights, score_plan
+from pair_scores import Score, Weights, score_plan
 from pairs import SOURCES, TARGETS, Fixture, Form, fixtures
 
 from benchmarks.baselines import BASELINES, is_installed, run_baseline
 from benchmarks.live_pairs import importable_pairs, proven
+from benchmarks.report import failure_lines
 from modelinspect.transplant.match import match
 
 _OURS = "modelinspect"
@@ -140,23 +140,7 @@ def _ours_line(result: Result, name: str) -> str:
 def _failures(results: Sequence[Result]) -> Iterator[str]:
     for each in results:
         yield _ours_line(each, each.score.fixture.name)
-        alike: dict[tuple[str, ...], list[Verdict]] = {}
-        for verdict in each.score.failures:
-            names = (re.sub(r"\d+", "#", text) for text in (verdict.target, verdict.claimed, verdict.true))
-            alike.setdefault((verdict.outcome, verdict.label, *names), []).append(verdict)
-        order = {"wrong": 0, "doubted": 1, "missing": 2}
-        for group in sorted(alike.values(), key=lambda found: order[found[0].outcome]):
-            yield from _failure(group[0], len(group))
-
-
-def _failure(each: Verdict, count: int) -> Iterator[str]:
-    first = " (the first candidate is right)" if each.outcome == "doubted" and each.is_equal else ""
-    more = f"  and {count - 1} more whose numbers differ" if count > 1 else ""
-    yield f"    {f'{each.label}, ' if each.label else ''}{each.outcome}{first}: {each.target}{more}"
-    yield f"        claimed {each.claimed}"
-    yield f"        true    {each.true}"
-    if each.reason:
-        yield f"        because {each.reason}"
+        yield from failure_lines(each.score)
 
 
 def _others_table(results: Sequence[Result]) -> Iterator[str]:
