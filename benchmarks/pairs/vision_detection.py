@@ -151,10 +151,10 @@ def _detr_plain_transformers() -> Pair:
     objects = torch.randn(2, 7, 48, generator=torch.Generator().manual_seed(2))
 
     def run_target(net: nn.Module) -> tuple[Tensor, Tensor]:
-        outputs = net(pixel_values=image(96), decoder_inputs_embeds=objects)
+        outputs = net(pixel_values=image(128), decoder_inputs_embeds=objects)
         return outputs.logits, outputs.pred_boxes
 
     return Pair(
-        _Detr(48, 4, 80, 7, 13), target, truth, lambda net: net(image(96), objects), run_target,
+        _Detr(48, 4, 80, 7, 13), target, truth, lambda net: net(image(128), objects), run_target,
         free=key_biases(truth),
     )  # fmt: skip

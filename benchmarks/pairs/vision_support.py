@@ -95,7 +95,7 @@ def configured(kind: Any, labels: int = 11, **settings: Any) -> Any:
 
 
 def key_biases(truth: Mapping[str, Truth], ending: str = "k_proj.bias") -> tuple[str, ...]:
-    """The names that end so: a bias of keys moves all scores of a query alike, which no output shows."""
+    """Names that end so: keys' biases move all scores of a query alike, which no output shows."""
     return tuple(name for name in truth if name.endswith(ending))
 
 

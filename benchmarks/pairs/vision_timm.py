@@ -320,7 +320,9 @@ def _poolformer_timm_transformers() -> Pair:
         maps = parts["poolformer"](pixel_values=image(64)).last_hidden_state
         return parts["classifier"](parts["norm"](maps.mean((2, 3), keepdim=True)).flatten(1))
 
-    return Pair(source, target, truth, on(image(64)), run_target)
+    # What is pooled is taken off again: the same number at all places goes with it.
+    free = key_biases(truth, "before_norm.bias")
+    return Pair(source, target, truth, on(image(64)), run_target, free=free)
 
 
 @pair("convnextv2-timm-transformers", family="convnext", transforms=True)
@@ -410,6 +412,6 @@ def _mobilevit_timm_transformers() -> Pair:
         steps=takes,
     )
     return Pair(
-        mobilevit_xxs(num_classes=11), target, truth, on(image(64)), logits(image(64)),
+        mobilevit_xxs(num_classes=11), target, truth, on(image(128)), logits(image(128)),
         free=key_biases(truth, "key.bias"),
     )  # fmt: skip
