@@ -164,7 +164,10 @@ class Event(NamedTuple):
 class Tape(NamedTuple):
     """What was noted of one run."""
 
+    prints: list[Print | None]
+    """Of what each operation put out."""
     events: list[Event]
+    """The operations themselves; only of a run whose inputs were looked at."""
     modules: dict[str, tuple[Print | None, Print | None]]
     """Path to the prints of the first tensor in and the first one out, of its first call, in
     the order in which they ended."""
@@ -206,7 +209,7 @@ def record(
                 outputs = run()
         except _Enough:
             pass
-    return Tape(recorder.events, recorder.modules, outputs)
+    return Tape(recorder.prints, recorder.events, recorder.modules, outputs)
 
 
 @contextmanager
@@ -229,10 +232,16 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, module: nn.Module | None, limit: int | None, inputs: bool, rewrites: Rewrites) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
+        self.prints: list[Print | None] = []
         self.modules: dict[str, tuple[Print | None, Print | None]] = {}
         self._limit, self._inputs, self._rewrites = limit, inputs, rewrites
         self._places: list[str] = []
         self._names = {} if module is None else _storages(module)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would load its compiler, which takes seconds, to keep it from looking in here."""
+        return False
 
     @contextmanager
     def following(self, module: nn.Module) -> Iterator[None]:
@@ -271,6 +280,11 @@ class _Recorder(TorchDispatchMode):
         name = func.name().rpartition("::")[2].partition(".")[0]
         if name in _SAME_VALUES:
             return func(*args, **kwargs)
+        if not self._inputs and not self._rewrites:
+            result = func(*args, **kwargs)
+            self.prints.extend(print_of(value) for value in _results(result, name))
+            self._stop()
+            return result
         call = _call(func, args, kwargs)
         given: tuple[Print | None, ...] = ()
         parameters: tuple[str, ...] = ()
@@ -281,12 +295,15 @@ class _Recorder(TorchDispatchMode):
         other = self._rewrites.get(call)
         result = func(*args, **kwargs) if other is None else _made_instead(other, args, kwargs)
         for value in _results(result, name):
-            self.events.append(
-                Event(call, self._places[-1] if self._places else "", print_of(value), given, parameters)
-            )
-        if self._limit is not None and len(self.events) >= self._limit:
-            raise _Enough
+            self.prints.append(print_of(value))
+            place = self._places[-1] if self._places else ""
+            self.events.append(Event(call, place, self.prints[-1], given, parameters))
+        self._stop()
         return result
+
+    def _stop(self) -> None:
+        if self._limit is not None and len(self.prints) >= self._limit:
+            raise _Enough
 
     def _name(self, tensor: Tensor) -> str:
         if tensor.layout is not torch.strided or not tensor.numel():

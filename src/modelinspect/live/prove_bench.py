@@ -341,7 +341,7 @@ class Bench:
             raise
         except BaseException:  # noqa: BLE001  (with these weights it does not run)
             return -1
-        return sum(event.print in self._prints for event in tape.events if event.print is not None)
+        return sum(each in self._prints for each in tape.prints if each is not None)
 
     # ---------------------------------------------------------- where they part
 
@@ -383,7 +383,7 @@ class Bench:
             raise
         except BaseException:  # noqa: BLE001  (the two take different tensors)
             return -1
-        return sum(event.print in self._prints for event in tape.events if event.print is not None)
+        return sum(each in self._prints for each in tape.prints if each is not None)
 
     def is_setting(self, difference: Any) -> bool:
         """True: the same operation, told something else."""
@@ -526,9 +526,10 @@ def _owners(module: nn.Module) -> dict[str, nn.Module]:
 
 def _refresh(module: nn.Module) -> None:
     """Some modules keep in eval mode what they made of their weights."""
-    with suppress(Exception):
-        module.train()
-    module.eval()
+    if any(type(part).train is not nn.Module.train for part in module.modules()):
+        with suppress(Exception):
+            module.train()
+        module.eval()
 
 
 def _random(name: str, tensor: Tensor, owner: nn.Module | None, generator: torch.Generator) -> Tensor:

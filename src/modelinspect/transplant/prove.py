@@ -30,11 +30,11 @@ __all__ = ["prove"]
 
 _MOST_RUNS = 500
 _MOST_DECISIONS = 24
-_WINDOW = 150
+_WINDOW = 100
 """Events after a break that a change is judged by."""
-_PATIENCE = 24
+_PATIENCE = 12
 """Changes that are still tried after one that helps; more of them after one that helps little."""
-_LITTLE = 4
+_LITTLE = 5
 _MOST_SINGLE = 240
 _MOST_BESIDE = 80
 _MOST_MIXED = 24
