@@ -19,7 +19,7 @@ from modelinspect.dtypes import DType
 from modelinspect.errors import visible
 from modelinspect.tensors import ParameterTable, TensorInfo
 
-__all__ = ["FitReport", "FitRow", "FitStatus", "fit"]
+__all__ = ["FitReport", "FitRow", "FitStatus", "common_names", "fit"]
 
 FitStatus = Literal["ok", "missing", "unexpected", "shape", "dtype", "layout"]
 
@@ -84,7 +84,7 @@ def fit(definition: ParameterTable, checkpoint: ParameterTable) -> FitReport:
     """
     expected = {tensor.name: tensor for tensor in definition if tensor.persistent is not False}
     found = {tensor.name: tensor for tensor in checkpoint if tensor.persistent is not False}
-    ours, theirs = _common_names(list(expected), list(found))
+    ours, theirs = common_names(list(expected), list(found))
     partners = {common: found[name] for name, common in theirs.items()}
     wrapped = "".join(_taken(theirs)[:1])
     versions = {path.removeprefix(wrapped): version for path, version in checkpoint.versions.items()}
@@ -246,7 +246,7 @@ class _Candidate(NamedTuple):
         return len(set(self.ours.values()).intersection(self.theirs.values()))
 
 
-def _common_names(ours: Sequence[str], theirs: Sequence[str]) -> tuple[_Names, _Names]:
+def common_names(ours: Sequence[str], theirs: Sequence[str]) -> tuple[_Names, _Names]:
     """
     The names under which two lists are compared: their own, or those without a prefix.
 

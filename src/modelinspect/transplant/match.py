@@ -12,13 +12,15 @@ from modelinspect.transplant.matching.constants import is_constant, matching_con
 from modelinspect.transplant.matching.hinting import hinted, mark
 from modelinspect.transplant.matching.leftovers import missing_of, unused_of
 from modelinspect.transplant.matching.links import Link, Result
+from modelinspect.transplant.matching.namesakes import without_strangers
 from modelinspect.transplant.matching.regions import Solver
+from modelinspect.transplant.matching.same_names import same_names
 from modelinspect.transplant.matching.scoring import natural
 from modelinspect.transplant.matching.sharing import shared_again
 from modelinspect.transplant.matching.styles import turned_rows, turns
 from modelinspect.transplant.matching.trees import Forms, Node, build_tree
 from modelinspect.transplant.matching.turning import turned
-from modelinspect.transplant.plan import Assignment, Doubt, Hint, Piece, Plan, Side
+from modelinspect.transplant.plan import Assignment, Doubt, Hint, Label, Piece, Plan, Side
 from modelinspect.transplant.transforms import Step
 
 __all__ = ["match"]
@@ -45,18 +47,32 @@ def match(
     """
     forms = Forms()
     ours, theirs = _distinct(source), _distinct(target)
-    source_tree, target_tree = build_tree(ours, forms), build_tree(theirs, forms)
-    turned_steps = turns(source_tree, target_tree)
-    if turned_steps:
-        source_tree = build_tree(turned_rows(ours, turned_steps), forms)
-    pairs = hinted(source_tree, target_tree, hints)
-    if pairs:
-        mark((source_tree, target_tree), pairs, forms)
-    solver = Solver(
-        ordered=(source.is_ordered, target.is_ordered), facts=(source.facts, target.facts), hinted=pairs
-    )
-    result = solver.solve(source_tree, target_tree)
-    return _plan(source, target, source_tree, target_tree, result, turned_steps)
+    whole = build_tree(ours, forms), build_tree(theirs, forms)
+    spoken_for = _under(hinted(*whole, hints))
+    known = {
+        name: partner
+        for name, partner in same_names(ours, theirs).items()
+        if name not in spoken_for and partner not in spoken_for
+    }
+    trees, steps, result = whole, {}, Result((), (), ())
+    if len(known) < len(theirs):
+        taken = set(known.values())
+        ours = [row for row in ours if row.name not in taken]
+        trees = build_tree(ours, forms), build_tree([row for row in theirs if row.name not in known], forms)
+        steps = turns(*trees)
+        if steps:
+            trees = build_tree(turned_rows(ours, steps), forms), trees[1]
+        pairs = hinted(*trees, hints)
+        if pairs:
+            mark(trees, pairs, forms)
+        ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
+        result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
+    return _plan(source, target, trees, result, steps, known)
+
+
+def _under(pairs: Mapping[int, tuple[Node, Node]]) -> set[str]:
+    """Names of the tensors that hints speak of."""
+    return {leaf.path for pair in pairs.values() for node in pair for leaf in node.leaves()}
 
 
 def _distinct(side: Side) -> list[TensorInfo]:
@@ -75,14 +91,15 @@ def _distinct(side: Side) -> list[TensorInfo]:
 def _plan(
     source: Side,
     target: Side,
-    source_tree: Node,
-    target_tree: Node,
+    trees: tuple[Node, Node],
     result: Result,
     turned_steps: Mapping[str, Step],
+    known: Mapping[str, str],
 ) -> Plan:
-    source_leaves, target_leaves = list(source_tree.leaves()), list(target_tree.leaves())
-    made: dict[str, Assignment] = {}
-    links = turned(result.links, source_leaves, target_leaves, target.table.modules)
+    source_leaves, target_leaves = (list(tree.leaves()) for tree in trees)
+    made = {name: Assignment(name, (Piece(partner),), (), *_SAME_NAME) for name, partner in known.items()}
+    links = without_strangers(result.links, source_leaves, target_leaves)
+    links = turned(links, source_leaves, target_leaves, target.table.modules)
     if not _are_one_class(source, target):
         links = cautious(links, source_leaves, target_leaves)
     for link in links:
@@ -119,6 +136,9 @@ def _plan(
         tuple(unused_of(free, missing)),
         tuple(_doubts(result, source_leaves, target_leaves)),
     )
+
+
+_SAME_NAME: tuple[Label, str] = ("certain", "the same name")
 
 
 def _are_one_class(source: Side, target: Side) -> bool:

@@ -103,7 +103,8 @@ def _doubt(
         return "ambiguous", "pixels of a patch may lie before or after their channels"
     if last & {"qkv", "kv", "gate_up"} or (not last & _PARTS and _is_composite(module)):
         words = [_fusion(each) for each in (source, target)]
-        if words[0] != words[1] and is_copy:
+        is_fusion = not _FUSIONS.isdisjoint(words) or ("part", "attn") in members
+        if words[0] != words[1] and is_copy and is_fusion:
             return "ambiguous", "rows that are fused may lie in another order"
         return "likely", "by name; rows that are fused may lie in another order"
     if last & {"q", "k"} and has_rotation:
@@ -119,6 +120,7 @@ def _doubt(
     return None
 
 
+_FUSIONS = frozenset({"qkv", "kv", "gate_up"})
 _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _WIDENS = frozenset(
     {"up", "ups", "decoder", "dec", "upsample", "expand", "expansive", "upconv", "fuse", "fusion"}

@@ -257,7 +257,9 @@ def _fused(
     layouts = [[_layout(found, whole) for whole in wholes] for found in sets]
     scores = [
         [
-            _set_score(found, whole, scorer, is_split=is_split) if layouts[row][column] else _IMPOSSIBLE
+            _set_score(found, whole, scorer, is_split=is_split)
+            if layouts[row][column] and not _of_other_parts(found, whole)
+            else _IMPOSSIBLE
             for column, whole in enumerate(wholes)
         ]
         for row, found in enumerate(sets)
@@ -280,6 +282,18 @@ def _fused(
         layout = layouts[row][column]
         assert layout is not None
         yield from _emitted(sets[row], wholes[column], layout, scorer, is_split=is_split)
+
+
+def _of_other_parts(found: _Set, whole: Unit) -> bool:
+    """One is of an attention and the other of a feed-forward net."""
+    ours = {
+        member
+        for unit in found.units
+        for family, member in concepts_of(unit.path).members
+        if family == "part"
+    }
+    theirs = {member for family, member in concepts_of(whole.path).members if family == "part"}
+    return bool(ours and theirs and not ours & theirs)
 
 
 def _places(nodes: Sequence[Node]) -> list[float]:

@@ -20,7 +20,15 @@ from modelinspect.transplant.matching.assignment import assign, margins
 from modelinspect.transplant.matching.combining import combine
 from modelinspect.transplant.matching.links import HINTED, Link, Result, weaker
 from modelinspect.transplant.matching.orientation import how, rows_between
-from modelinspect.transplant.matching.scoring import Facts, Scorer, are_opposed, name_score, natural, ranks
+from modelinspect.transplant.matching.scoring import (
+    Facts,
+    Scorer,
+    are_opposed,
+    common_trust,
+    name_score,
+    natural,
+    ranks_of,
+)
 from modelinspect.transplant.matching.trees import Node, template_of
 from modelinspect.transplant.plan import Label
 from modelinspect.transplant.transforms import Step
@@ -29,6 +37,8 @@ __all__ = ["Solver"]
 
 _SURE = 1.0
 _DOUBTFUL = 0.5
+_CLEAR = 1.5
+"""What the next best reading must lose where one side has more of the same."""
 _ENOUGH = 0.7
 """Score that a pair needs where some of its group must stay alone."""
 _LARGEST_TABLE = 80
@@ -126,7 +136,7 @@ class _Region:
             for pair in self._pairs(group):
                 self._take(pair)
         uneven = [group for group in groups if len(group.sources) != len(group.targets)]
-        self._combine(uneven)
+        self._combine([group for group in uneven if _is_small(group)])
         for group in sorted(uneven, key=_difficulty):
             free = self._still_free(group)
             if free is None:
@@ -313,16 +323,11 @@ class _Region:
             return None
         left, right = list(ours.values()), list(theirs.values())
         scores = [[self._list_score(a, b) for b in right] for a in left]
-        ordered = self.solver.ordered
         our_ranks, their_ranks = (
-            ranks(
-                [nodes[0].below(root) for nodes in lists],
-                [nodes[0].position for nodes in lists],
-                is_ordered=known,
-            )
-            for lists, root, known in ((left, self.source, ordered[0]), (right, self.target, ordered[1]))
+            ranks_of(self.scorer, side, [nodes[0] for nodes in lists])
+            for side, lists in enumerate((left, right))
         )
-        weight = 1.5 * min(our_ranks.trust, their_ranks.trust)
+        weight = 1.5 * common_trust(our_ranks, their_ranks)
         for line, place in zip(scores, our_ranks.order):
             for at, other in enumerate(their_ranks.order):
                 line[at] += weight * (1 - abs(place - other))
@@ -336,6 +341,8 @@ class _Region:
             label, reason = _judged(losses[at] if len(left) > 1 else float("inf"))
             if len(left) == 1:
                 label, reason = "certain", "in the order of their numbers"
+                if not _same_grid(a, b):
+                    label, reason = "ambiguous", "lists of lists of other lengths"
             if len(a) > 1 and self._is_reversed(a, b):
                 b = b[::-1]
                 label, reason = weaker((label, reason), ("likely", "in reversed order of their numbers"))
@@ -371,20 +378,27 @@ class _Region:
         if max(len(sources), len(targets)) > _LARGEST_TABLE:
             sources, targets = self._sorted(sources, targets)
         scores = self.scorer.table(sources, targets)
+        plain = self.scorer.table(sources, targets, with_order=False)
         is_turned = len(sources) > len(targets)
         if is_turned:
             scores = [list(line) for line in zip(*scores)]
         chosen = assign(scores)
         losses, rivals = margins(scores, chosen)
         taken_sources, taken_targets = set(), set()
+        is_large = sources[0].count > _MANY
         is_even = len(sources) == len(targets) and not must_agree
         for row, column in enumerate(chosen):
             at, to = (column, row) if is_turned else (row, column)
-            if not is_even and scores[row][column] < _ENOUGH:
+            if not is_even and not is_large and scores[row][column] < _ENOUGH:
                 continue
             taken_sources.add(at)
             taken_targets.add(to)
             label, reason = _judged(losses[row])
+            if is_large and not is_even and losses[row] < _CLEAR:
+                label, reason = "ambiguous", "one side has more of the same"
+            is_open = not self.is_whole or are_opposed(sources[at].path, targets[to].path, are_vectors=False)
+            if is_open and not is_large and plain[at][to] <= 0:
+                label, reason = "ambiguous", "nothing but the shape speaks for it"
             if (id(sources[at].parent), id(targets[to].parent)) in self.unsure:
                 label, reason = "ambiguous", "its module is not sure"
             rival: tuple[Node, ...] = ()
@@ -466,6 +480,21 @@ def _innermost(node: Node) -> Node:
     while len(node.children) == 1 and not node.children[0].is_leaf:
         node = node.children[0]
     return node
+
+
+def _same_grid(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
+    """Are lists of lists as long on both sides, where both sides have such?"""
+    grids = []
+    for nodes in (ours, theirs):
+        numbers = zip(*([part for part in natural(node.path) if part[0] == 0] for node in nodes))
+        lengths = [len(set(column)) for column in numbers]
+        grids.append([length for length in lengths if length > 1])
+    return grids[0] == grids[1] or min(map(len, grids)) < 2
+
+
+def _is_small(group: _Group) -> bool:
+    """Of tensors or of modules that hold nothing but tensors."""
+    return all(node.is_leaf or node.is_unit for node in (*group.sources, *group.targets))
 
 
 def _aligned_lists(source: Node, target: Node) -> dict[int, tuple[Node, Node]]:

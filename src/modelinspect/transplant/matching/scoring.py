@@ -123,7 +123,36 @@ class Ranks:
         self.order, self.trust = order, trust
 
 
-def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -> Ranks:
+def ranks_of(scorer: Scorer, side: int, nodes: Sequence[Node]) -> Ranks:
+    """Of nodes of one side of a region; words order what is in a block, not whole towers."""
+    root = (scorer.source, scorer.target)[side]
+    return ranks(
+        [node.below(root) for node in nodes],
+        [node.position for node in nodes],
+        is_ordered=scorer.ordered[side],
+        by_words=max(node.count for node in nodes) <= _SMALL,
+    )
+
+
+_SMALL = 12
+"""Tensors of what stands in a block: a norm, a projection, an attention with a norm."""
+
+
+def common_trust(ours: Ranks, theirs: Ranks) -> float:
+    """How much two orders say together. Numbers on one side make registration on the other worth more."""
+    low, high = sorted((ours.trust, theirs.trust))
+    return _REGISTERED_LIKE_NUMBERS if low == _REGISTERED and high >= _NUMBERED else low
+
+
+_ALPHABET = 0.05
+_REGISTERED = 0.15
+_REGISTERED_LIKE_NUMBERS = 0.35
+_NUMBERED = 0.9
+
+
+def ranks(
+    paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool, by_words: bool = True
+) -> Ranks:
     """
     In which order nodes stand that are alike: by their numbers, by what their words say of
     their place in a block, by registration, by the alphabet; the first that tells them apart.
@@ -133,9 +162,12 @@ def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -
         return Ranks(_ranked([natural(path) for path in paths]), 1.0)
     if _differ_in_numbers(paths):
         return Ranks(_ranked([natural(path) for path in paths]), 0.9)
-    if len({_LONE_LETTER.sub("#", template) for template in templates}) == 1:
-        return Ranks(_ranked([natural(path) for path in paths]), 0.9)
-    phases = [phase_of(path) for path in paths]
+    if _differ_in_letters(paths):
+        return Ranks(_ranked([natural(path) for path in paths]), 0.3)
+    custom = [_CUSTOM.get(_member(path)) for path in paths]
+    if None not in custom and len(set(custom)) == len(custom):
+        return Ranks(_ranked(custom), 0.6)
+    phases = [phase_of(path) if by_words else None for path in paths]
     filled = [_MIDDLE if phase is None else phase for phase in phases]
     if len(set(filled)) == len(filled):
         return Ranks(_ranked(filled), 0.9 if None not in phases else 0.6)
@@ -143,7 +175,8 @@ def ranks(paths: Sequence[str], positions: Sequence[int], *, is_ordered: bool) -
     if len(set(filled)) > 1:
         return Ranks(_ranked(keys), 0.5)
     return Ranks(
-        _ranked(positions if is_ordered else [natural(path) for path in paths]), 0.25 if is_ordered else 0.05
+        _ranked(positions if is_ordered else [natural(path) for path in paths]),
+        _REGISTERED if is_ordered else _ALPHABET,
     )
 
 
@@ -155,6 +188,23 @@ def _differ_in_numbers(paths: Sequence[str]) -> bool:
         if first is None or first[0][0] or first[1][0]:
             return False
     return len(ordered) > 1
+
+
+# Queries, keys, values and the way out, where numbers stand for them.
+_CUSTOM = {"q": 0, "k": 1, "v": 2, "o": 3, "gate": 0, "up": 1}
+
+
+def _member(path: str) -> str:
+    members = [member for family, member in concepts_of(path).members if family in ("qkvo", "glu")]
+    return members[0] if len(members) == 1 else ""
+
+
+def _differ_in_letters(paths: Sequence[str]) -> bool:
+    """In one lone letter each, that follow one another: a, b, c."""
+    if len({_LONE_LETTER.sub("#", path) for path in paths}) != 1:
+        return False
+    found = sorted({letter for path in paths for letter in _LONE_LETTER.findall(path)})
+    return len(found) == len(paths) and found[-1] <= "h"
 
 
 _MIDDLE = 2.5
@@ -217,17 +267,22 @@ class Scorer:
         self.neighbours.add(source, target)
         self.translation.learn(source.below(self.source), target.below(self.target))
 
-    def table(self, sources: Sequence[Node], targets: Sequence[Node]) -> list[list[float]]:
+    def table(
+        self, sources: Sequence[Node], targets: Sequence[Node], *, with_order: bool = True
+    ) -> list[list[float]]:
         """
         Scores, a row a source. Above 0 speaks for a pair, below against it.
         """
         ours = [node.below(self.source) for node in sources]
         theirs = [node.below(self.target) for node in targets]
-        our_ranks = ranks(ours, [node.position for node in sources], is_ordered=self.ordered[0])
-        their_ranks = ranks(theirs, [node.position for node in targets], is_ordered=self.ordered[1])
-        weight = _RANK * min(our_ranks.trust, their_ranks.trust)
+        our_ranks, their_ranks = (
+            ranks_of(self, side, nodes) for side, nodes in enumerate((sources, targets))
+        )
+        weight = _RANK * common_trust(our_ranks, their_ranks)
         if len(sources) != len(targets):
             weight *= 0.3
+        if not with_order:
+            weight = 0.0
         return [
             [
                 name_score(left, right)
@@ -250,8 +305,6 @@ _NEAR = 4.0
 @lru_cache(maxsize=262144)
 def name_score(ours: str, theirs: str) -> float:
     """How well two relative paths agree: 0 where they say nothing of one another."""
-    if ours == theirs:
-        return 4.0
     left, right = concepts_of(ours), concepts_of(theirs)
     score = left.agreement(right) + 0.5 * _last_agreement(ours, theirs)
     score += _word_overlap(left, right)
@@ -260,7 +313,10 @@ def name_score(ours: str, theirs: str) -> float:
     last = ours.rpartition(".")[2]
     if last == theirs.rpartition(".")[2] and not last.isdigit() and last not in _EVERYWHERE:
         score += 1.0
-    return score
+    return score + _SAME * (ours == theirs)
+
+
+_SAME = 3.0
 
 
 _EVERYWHERE = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})

@@ -149,6 +149,9 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         ):
             # Added to scores, position by position, and learned like any weight.
             leaf = Leaf(parts[-1], "weight")
+        numbered = _BARE_BIAS.fullmatch(leaf.holder)
+        if numbered and _is_one_of(module, (f"w{numbered[1]}", f"W{numbered[1]}"), names):
+            leaf = Leaf(f"w{numbered[1]}", "bias")
         if leaf.parts > 1:
             module = ".".join(parts[: -leaf.parts])
         if leaf.holder:
@@ -165,6 +168,15 @@ def _has_weight(module: str, leaf: Leaf, names: Set[str]) -> bool:
     """Is there what the bias belongs to, under the same word?"""
     prefix = f"{module}." if module else ""
     return f"{prefix}{leaf.holder}" in names or f"{prefix}{leaf.holder}_weight" in names
+
+
+_BARE_BIAS = re.compile(r"[bB]_?(\d+)")
+"""``b1``, beside ``w1``."""
+
+
+def _is_one_of(module: str, lasts: Iterable[str], names: Set[str]) -> bool:
+    prefix = f"{module}." if module else ""
+    return any(prefix + last in names for last in lasts)
 
 
 def _containers(names: Iterable[str]) -> set[str]:

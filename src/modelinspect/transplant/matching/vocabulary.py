@@ -181,6 +181,7 @@ def concepts_of(path: str) -> Concepts:
 
 
 _BESIDE = frozenset({"post", "pre", "after", "before"})
+_NORMS = frozenset({"norm", "ln", "layernorm", "layer", "bn", "batchnorm", "rmsnorm"})
 
 
 def members_of(path: str) -> frozenset[tuple[str, str]]:
@@ -197,9 +198,7 @@ _ONE_DIGIT = str.maketrans("123456789", "0" * 9)
 
 _PHASES: tuple[tuple[float, str], ...] = (
     (0.5, "pre input before first in patch stem embed embeddings embedding"),
-    (1.0, "self attn attention sa mha query q mixing mixer token tokens spatial temporal"),
-    (1.2, "key k"),
-    (1.4, "value v"),
+    (1.0, "self attn attention sa mha mixing mixer token tokens spatial temporal"),
     (2.0, "cross encdec"),
     (3.0, "ff ffn ffw mlp feedforward feed intermediate gate channel channels"),
     (3.5, "up"),
@@ -226,7 +225,7 @@ def phase_of(path: str) -> float | None:
             shift = -0.5
         elif word in ("post", "after", "pre", "before") and at and words[at - 1] in _PHASE:
             shift = 0.5 if word in ("post", "after") else -0.5
-        elif word in ("post", "after", "pre", "before") and at + 1 < len(words):
+        elif word in _BESIDE and at + 1 < len(words) and words[at + 1] not in _NORMS:
             continue
         elif word in _PHASE:
             found.append(_PHASE[word])
@@ -286,6 +285,9 @@ def leaf_of(parts: Sequence[str], has_submodules: bool) -> Leaf:
 
 @lru_cache(maxsize=65536)
 def _leaf(last: str, has_submodules: bool) -> Leaf:
+    for suffix, role in _STATISTICS.items():
+        if last.endswith(f"_{suffix}"):
+            return Leaf(last[: -len(suffix) - 1], role)
     if last in _STATISTICS or (last in ("mean", "var") and not has_submodules):
         last = {"mean": "running_mean", "var": "running_var"}.get(last, last)
         return Leaf("", _STATISTICS[last])

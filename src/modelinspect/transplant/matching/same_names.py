@@ -1,0 +1,46 @@
+"""
+Names that both sides share, but for a prefix: nothing has to be found out about those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from modelinspect.analysis.fit import common_names
+from modelinspect.tensors import TensorInfo
+from modelinspect.transplant.matching.trees import template_of
+
+__all__ = ["same_names"]
+
+
+def same_names(source: Sequence[TensorInfo], target: Sequence[TensorInfo]) -> dict[str, str]:
+    """
+    Names of the target to those of the source that are the same, with the same shapes.
+
+    Returns:
+        Empty where fewer than half of the target's names are there, and where tensors of
+        one name have their axes exchanged: then names say less than they seem to.
+    """
+    ours, theirs = {row.name: row for row in source}, {row.name: row for row in target}
+    target_names, source_names = common_names(list(theirs), list(ours))
+    partners = {common: name for name, common in source_names.items()}
+    found: dict[str, str] = {}
+    for name, common in target_names.items():
+        partner = partners.get(common)
+        if partner is None:
+            continue
+        if partner != name and not _WORD.search(common.rpartition(".")[0]):
+            continue  # a number, and nothing that it counts
+        shape, other = theirs[name].shape, ours[partner].shape
+        if shape == other:
+            found[name] = partner
+        elif sorted(shape) == sorted(other):
+            return {}
+    # A list that has other numbers on the other side may be counted in another way.
+    partial = {template_of(name) for name in theirs if name not in found}
+    found = {name: partner for name, partner in found.items() if template_of(name) not in partial}
+    return found if 2 * len(found) >= len(theirs) else {}
+
+
+_WORD = re.compile("[A-Za-z]")
