@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from modelinspect.errors import DefinitionError, visible
+from modelinspect.transplant.patterns import name_patterns
 from modelinspect.transplant.plan import Assignment, Label, Missing, Plan, Unused
 from modelinspect.transplant.proof import OutputGap, Proof, Settled
 from modelinspect.transplant.prove_edits import Edit, Heads, edited, edits
@@ -436,7 +437,7 @@ class _Session:
         unproven = (
             tuple(each.target for each in plan.assignments if each.target not in taking) if equal else ()
         )
-        notes = list(dict.fromkeys((*self._notes, *self._said_of(unproven, patterns))))
+        notes = list(dict.fromkeys((*self._notes, *self._said_of(unproven))))
         activations, agreeing, first = self._activations(pairs)
         return plan, Proof(
             equal=equal and not self.accepted,
@@ -455,12 +456,13 @@ class _Session:
             notes=tuple(notes),
         )
 
-    def _said_of(self, unproven: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
+    def _said_of(self, unproven: Sequence[str]) -> list[str]:
         if not self.comparison.gaps:
             return ["no two outputs have one shape: they were not compared"]
-        if not unproven:
+        counted = [name for name in unproven if self._plan.target[name].dtype.category == "float"]
+        shown = name_patterns(counted)
+        if not shown:
             return []
-        shown = list(dict.fromkeys(patterns.get(name, name) for name in unproven))
         return [
             f"no influence on the outputs, so not proven: {visible(', '.join(shown[:4]))}{_more(shown[3:])}"
         ]
