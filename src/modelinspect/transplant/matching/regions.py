@@ -76,6 +76,8 @@ class Solver:
         hinted: Mapping[int, tuple[Node, Node]],
     ) -> None:
         self.ordered, self.facts, self.hinted = ordered, facts, hinted
+        self.habits: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+        """Relative paths that were paired in a block already: others of its list will do the same."""
         self._known: dict[tuple[int, int], Result] = {}
 
     def solve(self, source: Node, target: Node) -> Result:
@@ -107,7 +109,8 @@ class _Region:
     def __init__(self, solver: Solver, source: Node, target: Node) -> None:
         self.solver = solver
         self.source, self.target = source, target
-        self.scorer = Scorer(source, target, ordered=solver.ordered, facts=solver.facts)
+        self.habits = solver.habits[template_of(source.path), template_of(target.path)]
+        self.scorer = Scorer(source, target, ordered=solver.ordered, facts=solver.facts, habits=self.habits)
         self.is_whole = source.key == target.key
         self.links: list[Link] = []
         self.doubts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -172,9 +175,8 @@ class _Region:
             self.links.append(Link(pieces, at, each.steps, each.label, each.reason))
             self.taken.add(id(each.target))
             self.taken.update(id(node) for node, _ in each.pieces)
-            if each.pieces[0][0].parent is not None and each.target.parent is not None:
-                if each.label != "ambiguous":
-                    self.scorer.learn(each.pieces[0][0], each.target)
+            if each.pieces[0][0].parent is not None and each.label != "ambiguous":
+                self.scorer.learn(each.pieces[0][0], each.target)
         self.left_sources = [node for node in self.left_sources if id(node) not in self.taken]
         self.left_targets = [node for node in self.left_targets if id(node) not in self.taken]
 
@@ -259,7 +261,7 @@ class _Region:
             while waiting and waiting[0][0] == size:
                 _, side, _, node = heapq.heappop(waiting)
                 level[side].append(node)
-            found, rest = _equal_parts(level, self)
+            found, rest = _equal_parts(level)
             groups += found
             for side in (0, 1):
                 for node in rest[side]:
@@ -438,6 +440,8 @@ class _Region:
             return
         if pair.label != "ambiguous":
             self.scorer.learn(pair.source, pair.target)
+            if pair.source.count <= _MANY:
+                self.habits.add((pair.source.below(self.source), pair.target.below(self.target)))
         here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
         judged: dict[tuple[Label, str], tuple[Label, str]] = {}
         for link in inner.links:
@@ -556,7 +560,7 @@ def _difficulty(group: _Group) -> tuple[bool, bool, int, int]:
 
 
 def _equal_parts(
-    level: tuple[list[Node], list[Node]], region: _Region
+    level: tuple[list[Node], list[Node]],
 ) -> tuple[list[_Group], tuple[list[Node], list[Node]]]:
     """Of nodes with as many elements: those with equal content, then those that may be transformed."""
     if not level[0] or not level[1]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 from modelinspect.transplant.matching.trees import Node, template_of
 from modelinspect.transplant.matching.vocabulary import Concepts, concepts_of, phase_of, tokens_of
@@ -183,7 +185,7 @@ def ranks(
 def _differ_in_numbers(paths: Sequence[str]) -> bool:
     """Where neighbours in natural order part, numbers stand, as in layers.0.norm and layers.1.net."""
     ordered = sorted(map(natural, paths))
-    for left, right in zip(ordered, ordered[1:]):
+    for left, right in pairwise(ordered):
         first = next(((a, b) for a, b in zip(left, right) if a != b), None)
         if first is None or first[0][0] or first[1][0]:
             return False
@@ -233,11 +235,18 @@ class Scorer:
     """
 
     def __init__(
-        self, source: Node, target: Node, *, ordered: tuple[bool, bool], facts: tuple[Facts, Facts] = ({}, {})
+        self,
+        source: Node,
+        target: Node,
+        *,
+        ordered: tuple[bool, bool],
+        facts: tuple[Facts, Facts] = ({}, {}),
+        habits: AbstractSet[tuple[str, str]] = frozenset(),
     ) -> None:
         self.source, self.target = source, target
         self.ordered = ordered
         self._facts = facts
+        self._habits = habits
         self.neighbours = Neighbours((source, target))
         self.translation = Translation()
 
@@ -286,6 +295,7 @@ class Scorer:
         return [
             [
                 name_score(left, right)
+                + _HABIT * ((left, right) in self._habits)
                 + _TRANSLATED * self.translation.agreement(left, right)
                 + _NEAR * self.neighbours.closeness(source, target)
                 + weight * (1 - abs(place - other))
@@ -298,6 +308,7 @@ class Scorer:
 
 _RANK = 1.5
 _TRANSLATED = 1.5
+_HABIT = 2.0
 _FREQUENCY = 3.0
 _NEAR = 4.0
 

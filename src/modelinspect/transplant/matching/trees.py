@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -164,17 +165,17 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
     return root
 
 
-def _has_weight(module: str, leaf: Leaf, names: Set[str]) -> bool:
+def _has_weight(module: str, leaf: Leaf, names: AbstractSet[str]) -> bool:
     """Is there what the bias belongs to, under the same word?"""
     prefix = f"{module}." if module else ""
-    return f"{prefix}{leaf.holder}" in names or f"{prefix}{leaf.holder}_weight" in names
+    return any(f"{prefix}{leaf.holder}{end}" in names for end in ("", "_weight", "_kernel", "_scale", "_w"))
 
 
 _BARE_BIAS = re.compile(r"[bB]_?(\d+)")
 """``b1``, beside ``w1``."""
 
 
-def _is_one_of(module: str, lasts: Iterable[str], names: Set[str]) -> bool:
+def _is_one_of(module: str, lasts: Iterable[str], names: AbstractSet[str]) -> bool:
     prefix = f"{module}." if module else ""
     return any(prefix + last in names for last in lasts)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 __all__ = ["Concepts", "Leaf", "concepts_of", "leaf_of", "members_of", "phase_of", "tokens_of"]
@@ -43,6 +44,10 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "moe": "experts expert",
     },
     "tower": {"encoder": "encoder enc encoders src source", "decoder": "decoder dec decoders tgt target trg"},
+    "question": {
+        "query": "question query anchor user",
+        "passage": "ctx context passage document doc item answer",
+    },
     "modality": {
         "vision": "visual vision image img vit pixel trunk",
         "text": "text language txt caption lm",
@@ -83,7 +88,7 @@ _FAMILIES: dict[str, dict[str, str]] = {
 
 # How much two names gain that share a member, and lose that hold different ones.
 _WEIGHTS = {
-    "qkvo": 3.0, "glu": 3.0, "part": 2.0, "tower": 2.5, "modality": 2.5, "embedding": 2.5, "kind": 1.0,
+    "qkvo": 3.0, "glu": 3.0, "part": 2.0, "tower": 2.5, "question": 2.5, "modality": 2.5, "embedding": 2.5, "kind": 1.0,
     "depth": 1.5, "gates": 3.0, "way": 3.0, "statistic": 3.0,
 }  # fmt: skip
 
@@ -155,7 +160,7 @@ def concepts_of(path: str) -> Concepts:
     """
     What a dotted path speaks of. The last parts weigh as much as the first.
     """
-    members: set[tuple[str, str]] = set()
+    members: set[tuple[str, str]] = {("kind", "head")} if path in _HEADS_ALONE else set()
     words: set[str] = set()
     numbers: list[int] = []
     for component in path.split("."):
@@ -179,6 +184,11 @@ def concepts_of(path: str) -> Concepts:
                 at += 1
     return Concepts(frozenset(members), frozenset(words), tuple(numbers))
 
+
+_HEADS_ALONE = frozenset(
+    {"output", "out", "fc", "classify", "classification", "predict", "last_linear", "project"}
+)
+"""What a module at the top is that goes by such a word alone."""
 
 _BESIDE = frozenset({"post", "pre", "after", "before"})
 _NORMS = frozenset({"norm", "ln", "layernorm", "layer", "bn", "batchnorm", "rmsnorm"})
@@ -217,7 +227,7 @@ def phase_of(path: str) -> float | None:
     words = [word for component in path.split(".") for word in tokens_of(component)]
     shift = 0.0
     found: list[float] = []
-    cross = any(pair in _CROSS for pair in zip(words, words[1:])) or not _CROSS_WORDS.isdisjoint(words)
+    cross = any(pair in _CROSS for pair in pairwise(words)) or not _CROSS_WORDS.isdisjoint(words)
     for at, word in enumerate(words):
         if word in ("post", "after") and at + 1 < len(words) and words[at + 1] in _PHASE:
             shift = 0.5
