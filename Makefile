@@ -68,7 +68,14 @@ demo: $(INSTALLED) weights
 	@echo; echo "==> gradients: thirty sigmoid layers, on which of them do they vanish?"
 	@$(call run,grads models/sigmoid_stack.py --by module)
 	@echo; echo "==> the regression network fitted to its data, with the norms of every 25th step"
-	@$(call run,grads models/regression.py --data models/regression.csv --epochs 500 --lr 0.01 --every 25)
+	@mkdir -p .cache/demo
+	@$(call run,grads models/regression.py --data models/regression.csv --epochs 500 --lr 0.01 --every 25 \
+	  --save .cache/demo/fitted.safetensors)
+	@echo; echo "==> the same weights in its twin, which has other names: both are run to prove it"
+	@$(call run,transplant .cache/demo/fitted.safetensors models/regression_named.py \
+	  --source-definition models/regression.py --format table -o .cache/demo/twin.safetensors)
+	@echo; echo "==> a transformer encoder as one author writes it, for the class of another: what goes where"
+	@$(call run,transplant models/encoder_a.py models/encoder_b.py)
 	@[ ! -e $(SILERO) ] || { \
 	  echo; echo "==> a checkpoint: real weights, read without torch"; \
 	  $(call run,count $(SILERO)); $(call run,params $(SILERO)); }
@@ -76,7 +83,7 @@ demo: $(INSTALLED) weights
 	  echo; echo "==> a file that torch.save wrote before 1.6, read without running its pickle"; \
 	  $(call run,params $(LPIPS)); }
 	@echo
-	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, ... grads TARGET, --help for more."
+	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, ... grads TARGET, ... transplant SRC DST."
 
 test: $(TEST_TOOLS) $(INSTALLED)
 	@echo "==> tests of the installed wheel"

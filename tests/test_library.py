@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_reports_show_themselves(net: nn.Module, path: Path) -> None:
         mi.open_checkpoint(path),
         definition,
         definition.table,
+        mi.plan_transplant(net, net),
     ]
     for report in reports:
         console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -165,6 +167,141 @@ def test_names_in_html_are_data(tmp_path: Path) -> None:
     html = mi.params(tmp_path / "x.safetensors")._repr_html_()
     assert html is not None
     assert "<script>" not in html
+
+
+class Old(nn.Module):
+    """A small network by one author."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.hidden = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Token numbers to two numbers each."""
+        return self.out(self.norm(self.hidden(self.embed(x))))
+
+
+class New(nn.Module):
+    """The same by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok = nn.Embedding(9, 4)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """The same function."""
+        return self.body(self.tok(x))
+
+
+class Wider(New):
+    """With a head that nothing fills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 11)
+
+
+@pytest.fixture
+def old() -> nn.Module:
+    """A model whose running statistics are its own."""
+    model = Old()
+    model(torch.arange(9))
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["text", "path", "checkpoint", "module", "dict"])
+def test_a_module_is_filled_from_whatever_has_weights(old: nn.Module, tmp_path: Path, kind: str) -> None:
+    """In place: afterwards it does what the other one did."""
+    path = tmp_path / "old.pt"
+    torch.save(old.state_dict(), path)
+    new = New().eval()
+    plan = mi.transplant(inspectables(old, path)[kind], new)
+    assert plan.is_complete
+    assert len(plan.assignments) == 10
+    assert torch.equal(old(torch.arange(9)), new(torch.arange(9)))
+
+
+def test_a_plan_is_applied_to_tensors_and_to_arrays(old: nn.Module) -> None:
+    """``apply`` takes a state_dict of torch or of numpy and gives one that loads strictly."""
+    plan = mi.plan_transplant(old, New())
+    new = New().eval()
+    new.load_state_dict(plan.apply(old.state_dict()), strict=True)
+    assert torch.equal(old(torch.arange(9)), new(torch.arange(9)))
+    arrays = plan.apply({name: tensor.numpy() for name, tensor in old.state_dict().items()})
+    assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in new.state_dict().items())
+
+
+def test_a_plan_is_written_saved_emitted_and_inverted(old: nn.Module, tmp_path: Path) -> None:
+    """What a plan can become, each by one call."""
+    path, out, saved = tmp_path / "old.pt", str(tmp_path / "new.safetensors"), str(tmp_path / "plan.json")
+    torch.save(old.state_dict(), path)
+    plan = mi.plan_transplant(path, New())
+    assert plan.write(out).tensors == 10
+    plan.save(saved)
+    assert mi.plan_transplant(path, New(), plan=saved).assignments == plan.assignments
+    names: dict[str, Any] = {}
+    exec(plan.to_python(), names)
+    new = New().eval()
+    new.load_state_dict(names["convert"](torch.load(path)))
+    assert mi.fit(new, out).fits
+    back = plan.inverted().apply(new.state_dict())
+    assert all(torch.equal(back[name], tensor) for name, tensor in old.state_dict().items())
+
+
+def test_a_module_with_a_gap_is_left_alone(old: nn.Module) -> None:
+    """Missing tensors raise before anything is changed; allowed, they stay as they are."""
+    new = Wider()
+    before = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    with pytest.raises(mi.ModelInspectError, match="2 tensors get nothing"):
+        mi.transplant(old, new)
+    assert all(torch.equal(before[name], tensor) for name, tensor in new.state_dict().items())
+    mi.transplant(old, new, allow_missing=True)
+    assert torch.equal(new.head.weight, before["head.weight"])
+    assert torch.equal(new.tok.weight, old.get_parameter("embed.weight"))
+
+
+def test_a_module_on_the_meta_device_is_filled(old: nn.Module) -> None:
+    """A target without memory gets the tensors themselves."""
+    with torch.device("meta"):
+        new = New()
+    mi.transplant(old, new)
+    assert torch.equal(new.eval()(torch.arange(9)), old(torch.arange(9)))
+
+
+def test_a_source_definition_in_hand_proves(old: nn.Module) -> None:
+    """Both models are run, and come back as they were."""
+    before = old.state_dict()["hidden.weight"].clone()
+    plan = mi.plan_transplant(old, New(), source_definition=old, inputs="int64[9]<9")
+    assert plan.proof is not None
+    assert plan.proof.equal
+    assert torch.equal(old.state_dict()["hidden.weight"], before)
+
+
+def test_transplants_that_make_no_sense_are_refused(old: nn.Module, tmp_path: Path) -> None:
+    """A target that is no module, hints beside a plan, a checkpoint for a definition."""
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    mi.plan_transplant(old, New()).save(str(tmp_path / "plan.json"))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: mi.transplant(old, {}),
+        lambda: mi.plan_transplant(old, New(), maps=["a=b"], plan=tmp_path / "plan.json"),
+        lambda: mi.plan_transplant(old, New(), source_definition=str(tmp_path / "old.pt")),
+        lambda: mi.plan_transplant(old, New(), section="x"),
+    )
+    for call in calls:
+        with pytest.raises(mi.ModelInspectError):
+            call()
+
+
+def test_the_room_and_the_call_share_a_name(old: nn.Module) -> None:
+    """``mi.transplant`` can be called whatever was imported before, and is a package all the same."""
+    from modelinspect.transplant import plan as room
+
+    assert room.Plan is mi.Plan
+    assert mi.transplant(old, New()).is_complete
 
 
 @pytest.mark.parametrize("wrong", [3, None, [1, 2], object()])

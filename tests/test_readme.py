@@ -42,7 +42,7 @@ def examples() -> list[str]:
     return [
         line.removeprefix("$ ")
         for line in lines
-        if re.search(r"(^|\W)modelinspect (count|params|grads|compl)", line)
+        if re.search(r"(^|\W)modelinspect (count|params|grads|transpl|compl)", line)
     ]
 
 
@@ -59,8 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the examples name."""
     made = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "models", made / "models")
+    _add_what_transplant_reads(made)
     (made / "net.py").write_text(
-        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, width=1, hidden=13):\n"
+        TRANSPLANTED + "\n\nclass Net(torch.nn.Module):\n    def __init__(self, width=1, hidden=13):\n"
         "        super().__init__()\n        self.encoder = torch.nn.Linear(width, hidden)\n\n"
         "    def forward(self, x):\n        return self.encoder(x.flatten(1)[:, :1]).mean(1, keepdim=True)\n"
     )
@@ -71,6 +72,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("model.safetensors", "b.safetensors"):
         save_file(state_dict, made / name)
     return made
+
+
+TRANSPLANTED = """\
+import torch
+
+
+class Old(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        parts = [{"up": torch.nn.Linear(6, 8), "down": torch.nn.Linear(8, 6)} for _ in range(3)]
+        self.layers = torch.nn.ModuleList(map(torch.nn.ModuleDict, parts))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer["down"](layer["up"](x).tanh())
+        return x
+
+
+class New(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        parts = [[torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 6)] for _ in range(3)]
+        self.blocks = torch.nn.ModuleList(torch.nn.Sequential(*part) for part in parts)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+"""
+
+
+def _add_what_transplant_reads(made: Path) -> None:
+    """Weights of one class, and those of another whose names are to be taken."""
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(TRANSPLANTED, names)
+    torch.save(names["Old"]().state_dict(), made / "old.pt")
+    torch.save(names["New"]().state_dict(), made / "other.pt")
 
 
 def _add_what_grads_reads(made: Path) -> None:
@@ -124,8 +163,12 @@ def test_there_is_something_to_test() -> None:
 def test_the_library_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python block of the README, line by line, with a model in hand."""
     monkeypatch.chdir(folder)
+    models: dict[str, type[torch.nn.Module]] = {}
+    exec(TRANSPLANTED, models)
     names: dict[str, object] = {
         "model": torch.nn.Linear(2, 3), "x": torch.ones(4, 2), "y": torch.ones(4, 3),
+        "old_model": models["Old"](), "new_model": models["New"](),
+        "state_dict": models["Old"]().state_dict(),
     }  # fmt: skip
     for line in blocks("python")[-1].splitlines():
         if line.strip():
