@@ -5,6 +5,7 @@ Which tensor of a target comes from which of a source: the whole of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.matching.caution import cautious
@@ -17,6 +18,7 @@ from modelinspect.transplant.matching.regions import Solver
 from modelinspect.transplant.matching.same_names import same_names
 from modelinspect.transplant.matching.scoring import natural
 from modelinspect.transplant.matching.sharing import shared_again
+from modelinspect.transplant.matching.squeezing import squeezed_rows
 from modelinspect.transplant.matching.styles import turned_rows, turns
 from modelinspect.transplant.matching.trees import Forms, Node, build_tree
 from modelinspect.transplant.matching.turning import turned
@@ -54,11 +56,15 @@ def match(
         for name, partner in same_names(ours, theirs).items()
         if name not in spoken_for and partner not in spoken_for
     }
-    trees, steps, result = whole, {}, Result((), (), ())
+    trees, result = whole, Result((), (), ())
+    steps: dict[str, Step] = {}
+    true_shapes: list[dict[str, tuple[int, ...]]] = [{}, {}]
     if len(known) < len(theirs):
         taken = set(known.values())
         ours = [row for row in ours if row.name not in taken]
-        trees = build_tree(ours, forms), build_tree([row for row in theirs if row.name not in known], forms)
+        theirs = [row for row in theirs if row.name not in known]
+        ours, theirs, *true_shapes = squeezed_rows(ours, theirs)
+        trees = build_tree(ours, forms), build_tree(theirs, forms)
         steps = turns(*trees)
         if steps:
             trees = build_tree(turned_rows(ours, steps), forms), trees[1]
@@ -67,7 +73,7 @@ def match(
             mark(trees, pairs, forms)
         ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
         result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
-    return _plan(source, target, trees, result, steps, known)
+    return _plan(source, target, trees, result, _Stored(steps, *true_shapes), known)
 
 
 def _under(pairs: Mapping[int, tuple[Node, Node]]) -> set[str]:
@@ -93,7 +99,7 @@ def _plan(
     target: Side,
     trees: tuple[Node, Node],
     result: Result,
-    turned_steps: Mapping[str, Step],
+    stored: _Stored,
     known: Mapping[str, str],
 ) -> Plan:
     source_leaves, target_leaves = (list(tree.leaves()) for tree in trees)
@@ -112,7 +118,7 @@ def _plan(
     )
     for each in matching_constants(ours, theirs, _modules(links, source_leaves, target_leaves)):
         made.setdefault(each.target, each)
-    made = {name: _as_stored(each, turned_steps) for name, each in made.items()}
+    made = {name: _as_stored(each, stored) for name, each in made.items()}
     assignments = []
     for row in target.table:
         first = target.table.tied_to.get(row.name, row.name)
@@ -176,17 +182,46 @@ def _modules(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[N
     return found
 
 
-def _as_stored(assignment: Assignment, turned_steps: Mapping[str, Step]) -> Assignment:
-    """With the steps that turn what was matched the other way round than it is stored."""
-    if turned_steps.keys().isdisjoint(assignment.sources):
+class _Stored(NamedTuple):
+    """How tensors lie in truth that were matched in another way."""
+
+    turns: Mapping[str, Step]
+    """Of source tensors: the step to how they were matched."""
+    source_shapes: Mapping[str, tuple[int, ...]]
+    target_shapes: Mapping[str, tuple[int, ...]]
+    """Of tensors that were squeezed to matrices."""
+
+
+def _as_stored(assignment: Assignment, stored: _Stored) -> Assignment:
+    """With the steps from how the source stores its tensors, and to how the target does."""
+    shape = stored.target_shapes.get(assignment.target)
+    if shape is None and all(
+        name not in stored.turns and name not in stored.source_shapes for name in assignment.sources
+    ):
+        return assignment
+    if (
+        shape is not None
+        and shape == stored.source_shapes.get(assignment.pieces[0].name)
+        and assignment.is_copy
+    ):
         return assignment
     pieces = []
     for piece in assignment.pieces:
-        steps, turn = piece.steps, turned_steps.get(piece.name)
+        steps, turn = piece.steps, stored.turns.get(piece.name)
         if turn is not None:
             steps = steps[1:] if turn.op == "transpose" and steps[:1] == (turn,) else (turn, *steps)
+        true = stored.source_shapes.get(piece.name)
+        if true is not None:
+            steps = (Step("reshape", true[:2]), *steps)
         pieces.append(piece._replace(steps=steps))
-    return assignment._replace(pieces=tuple(pieces))
+    if shape is None:
+        return assignment._replace(pieces=tuple(pieces))
+    back = Step("reshape", shape)
+    if len(pieces) == 1 and not assignment.steps:
+        steps = pieces[0].steps
+        steps = steps[:-1] if steps[-1:] and steps[-1].op == "reshape" else steps
+        return assignment._replace(pieces=(pieces[0]._replace(steps=(*steps, back)),))
+    return assignment._replace(pieces=tuple(pieces), steps=(*assignment.steps, back))
 
 
 def _assignment(link: Link, sources: Sequence[Node], targets: Sequence[Node]) -> Assignment:

@@ -266,7 +266,7 @@ def _layout(found: _Set, whole: Unit) -> _Layout | None:
     shapes = [slot.shape for slot in parts if slot is not None]
     if len(shapes) != len(parts):
         return None
-    for turned_whole, turned_parts in ((False, False), (True, False), (False, True), (True, True)):
+    for turned_whole, turned_parts in ((False, False), (True, True), (True, False), (False, True)):
         goal = _turned(weight.shape, turned_whole)
         own = [_turned(shape, turned_parts) for shape in shapes]
         is_even = len({(len(shape), shape[1:]) for shape in own}) == 1 and own[0][1:] == goal[1:]

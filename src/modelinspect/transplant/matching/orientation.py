@@ -75,6 +75,9 @@ def rows_between(source: Node, target: Node) -> Steps | None:
     more = ours[0] - theirs[0]
     if all("pos" in found for found in meaning) and more == _OFFSET:
         return (Step("take", (0, more, ours[0], 1)),)
+    if all("pos" in found for found in meaning) and more == -_OFFSET:
+        # Zeros at the front: turned round, padded at the end, turned round again.
+        return (Step("flip", (0,)), Step("pad", (0, -more)), Step("flip", (0,)))
     if not all("word" in found for found in meaning) or any(
         ("kind", "head") in concepts_of(node.path).members for node in (source, target)
     ):

@@ -376,7 +376,13 @@ class _Region:
         must_agree: bool = False,
         is_final: bool = True,
     ) -> Iterator[_Pair]:
-        """One by one, by names, neighbours and order."""
+        """One by one, by names, neighbours and order; block by block where neighbours tell the blocks."""
+        if not must_agree and len(sources) == len(targets) > 2:
+            clusters = self._clusters(sources, targets)
+            if len(clusters) > 1:
+                for ours, theirs in clusters:
+                    yield from self._by_score(ours, theirs, is_final=is_final)
+                return
         if max(len(sources), len(targets)) > _LARGEST_TABLE:
             sources, targets = self._sorted(sources, targets)
         scores = self.scorer.table(sources, targets)
@@ -414,6 +420,32 @@ class _Region:
             [node for at, node in enumerate(sources) if at not in taken_sources],
             [node for at, node in enumerate(targets) if at not in taken_targets],
         )
+
+    def _clusters(
+        self, sources: Sequence[Node], targets: Sequence[Node]
+    ) -> list[tuple[list[Node], list[Node]]]:
+        """Nodes that stand near pairs of one another, apart from the rest; one cluster if not even."""
+        if len(sources) > _LARGEST_TABLE:
+            return [(list(sources), list(targets))]
+        near = [[self.scorer.neighbours.closeness(s, t) for t in targets] for s in sources]
+        best = [max(line) for line in near], [max(column) for column in zip(*near)]
+        home = list(range(len(sources) + len(targets)))
+
+        def root(at: int) -> int:
+            while home[at] != at:
+                at = home[at]
+            return at
+
+        for at, line in enumerate(near):
+            for to, value in enumerate(line):
+                if value >= max(best[0][at], best[1][to]):
+                    home[root(at)] = root(len(sources) + to)
+        clusters: dict[int, tuple[list[Node], list[Node]]] = defaultdict(lambda: ([], []))
+        for at, node in enumerate((*sources, *targets)):
+            clusters[root(at)][at >= len(sources)].append(node)
+        if any(len(ours) != len(theirs) for ours, theirs in clusters.values()):
+            return [(list(sources), list(targets))]
+        return list(clusters.values())
 
     def _sorted(
         self, sources: Sequence[Node], targets: Sequence[Node]

@@ -150,6 +150,10 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         ):
             # Added to scores, position by position, and learned like any weight.
             leaf = Leaf(parts[-1], "weight")
+        if leaf.holder == parts[-1] and leaf.holder.endswith("_scale"):
+            holder = leaf.holder[: -len("_scale")]
+            if _is_one_of(module, (f"{holder}_bias", f"{holder}_offset"), names):
+                leaf = Leaf(holder, "weight")
         numbered = _BARE_BIAS.fullmatch(leaf.holder)
         if numbered and _is_one_of(module, (f"w{numbered[1]}", f"W{numbered[1]}"), names):
             leaf = Leaf(f"w{numbered[1]}", "bias")

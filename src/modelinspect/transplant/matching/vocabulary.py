@@ -69,7 +69,7 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "groupnorm group_norm norms",
         "embedding": "embed embedding embeddings emb embedder wte wpe patch_embed patch_embeddings patch_embedding",
         "conv": "conv convolution convs",
-        "head": "head heads classifier lm_head score logits unembed generator prediction predictions "
+        "head": "head heads classifier lm_head score scores scoring readout predictor classification logits unembed generator prediction predictions "
         "output_layer output_projection class_head embed_out",
         "scale": "layer_scale layerscale ls gamma lambda lambda_1 lambda_2",
         "pool": "pool pooler pooling",
@@ -172,7 +172,7 @@ def concepts_of(path: str) -> Concepts:
                 if found:
                     # After the attention is not of the attention.
                     is_beside = at > 0 and tokens[at - 1] in _BESIDE and found[0][0] == "part"
-                    members.update(() if is_beside else found)
+                    members.update([("kind", "norm")] if is_beside else found)
                     at += length
                     break
             else:
