@@ -14,6 +14,7 @@ from benchmarks.gradients import by_hand, watching
 from benchmarks.measure import COMMAND, Sample, in_pipe, in_turns, inside, on_terminal, python
 from benchmarks.plans import plans
 from benchmarks.row import Row
+from benchmarks.writing import writing
 from modelinspect.analysis.gradients import Figures, Thresholds
 from modelinspect.analysis.runs import Parameter, end_line, header_line, step_line, table_line
 
@@ -231,6 +232,7 @@ CASES: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
     "terminal": (terminal, 5),
     "grads": (by_hand, 5),
     "watch": (watching, 3),
+    "write": (writing, 5),
     "plans": (plans, 3),
 }
 """Name to the comparison and the rounds that its median is of."""

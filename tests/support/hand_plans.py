@@ -88,5 +88,7 @@ def assert_same(found: State, wanted: State) -> None:
 
 def bits(tensor: torch.Tensor) -> bytes:
     """The bytes of a tensor's elements."""
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    plain = (
+        tensor.detach().resolve_conj().resolve_neg().reshape(-1).clone(memory_format=torch.contiguous_format)
+    )
     return bytes(plain.view(torch.uint8).numpy()) if plain.numel() else b""

@@ -26,7 +26,7 @@ from modelinspect.errors import (
 from modelinspect.readers.source import ByteSource, open_local
 from modelinspect.tensors import Checkpoint
 
-__all__ = ["FOREIGN", "FORMATS", "Format", "NotThisFormat", "open_checkpoint", "open_file"]
+__all__ = ["FOREIGN", "FORMATS", "Format", "NotThisFormat", "no_collector", "open_checkpoint", "open_file"]
 
 HEAD_BYTES = 512
 """Bytes that every check below may look at."""
@@ -143,7 +143,7 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
         CheckpointError: It cannot be read; the class and message say why.
     """
     target = path if target is None else target
-    with _no_collector():
+    with no_collector():
         if os.path.isdir(path):
             return _directory_module().read_directory(path, target)  # type: ignore[no-any-return]
         if path.endswith(".index.json"):
@@ -238,7 +238,7 @@ def _directory_module() -> Any:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """
     Switch the cycle collector off while rows are made.
 

@@ -8,7 +8,11 @@ nearest, ties to even, as torch does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,6 +31,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _BLOCK_BYTES = 1 << 22
 """Of the result that are in memory beside the array that they are a view of."""
+_MOST_WORKERS = 4
+"""Parts of a tensor that are worked on at a time."""
+_TILE = 64
+"""Elements along both sides of the squares in which arrays are transposed."""
 _RAW = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}
 _MAX_AXES = 32
 
@@ -43,15 +51,14 @@ def made(part: Made, read: ReadFunction) -> Iterator[memoryview]:
         UsageError: The steps need numbers, and the elements are none.
     """
     if part.needs_numbers:
-        for block in _blocks(_computed(part, read)):
-            yield _bytes_of(encode(block, part.written))
-        return
-    moved = _moved(part, read)
-    for block in _blocks(moved):
-        if part.written is part.stored:
-            yield _bytes_of(block)
-        else:
-            yield _bytes_of(encode(decode(_bytes_of(block), part.stored, block.size), part.written))
+        yield from _in_order(
+            lambda view: _bytes_of(encode(_compact(view), part.written)), _computed(part, read)
+        )
+    elif part.written is part.stored:
+        yield from _in_order(lambda view: _bytes_of(_compact(view)), _moved(part, read))
+    else:
+        convert = partial(converted, stored=part.stored, written=part.written)
+        yield from _in_order(lambda view: convert(_bytes_of(_compact(view))), _moved(part, read))
 
 
 def converted(raw: bytes | memoryview, stored: DType, written: DType) -> memoryview:
@@ -79,11 +86,12 @@ def _computed(part: Made, read: ReadFunction) -> Array:
     numbers = [None if row is None else _numbers(row, read) for row, _ in part.pieces]
     wide = np.result_type(*(array for array in numbers if array is not None))
     try:
-        arrays = [
-            apply_steps([np.empty((), wide) if array is None else array], steps, np)
-            for array, (_, steps) in zip(numbers, part.pieces)
-        ]
-        result: Array = apply_steps(arrays, part.steps, np)
+        with np.errstate(all="ignore"):
+            arrays = [
+                apply_steps([np.empty((), wide) if array is None else array], steps, np)
+                for array, (_, steps) in zip(numbers, part.pieces)
+            ]
+            result: Array = apply_steps(arrays, part.steps, np)
     except OverflowError as error:
         raise UsageError(f"a number does not fit {part.stored.name}: {error}") from error
     return result
@@ -131,25 +139,58 @@ def _numbers(row: TensorInfo, read: ReadFunction) -> Array:
     return numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
 
 
-def _blocks(array: Array) -> Iterator[Array]:
-    """Parts of an array in the order of its elements, each contiguous and of few bytes."""
-    if array.nbytes <= _BLOCK_BYTES or array.ndim == 0 or array.flags.c_contiguous:
-        yield from _runs(np.ascontiguousarray(array))
+def _in_order(work: Callable[[Array], memoryview], array: Array) -> Iterator[memoryview]:
+    """
+    What is made of each part of an array, in their order; several are at work at a time.
+    """
+    if array.nbytes <= 2 * _BLOCK_BYTES:
+        yield from map(work, _views(array))
         return
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+    waiting: deque[Future[memoryview]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for view in _views(array):
+            waiting.append(pool.submit(work, view))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _views(array: Array) -> Iterator[Array]:
+    """Parts of an array in the order of its elements, of few bytes each."""
+    if array.nbytes <= _BLOCK_BYTES:
+        yield array
+        return
+    if array.flags.c_contiguous:
+        array = array.reshape(-1)
     rows = _BLOCK_BYTES // (array.nbytes // array.shape[0])
     if not rows:
         for inner in array:
-            yield from _blocks(inner)
+            yield from _views(inner)
         return
     for start in range(0, array.shape[0], rows):
-        yield np.ascontiguousarray(array[start : start + rows])
+        yield array[start : start + rows]
 
 
-def _runs(array: Array) -> Iterator[Array]:
-    flat = array.reshape(-1)
-    at_once = _BLOCK_BYTES // flat.itemsize
-    for start in range(0, flat.size, at_once):
-        yield flat[start : start + at_once]
+def _compact(array: Array) -> Array:
+    """
+    A contiguous copy; of a transposed array in tiles, whose lines stay in the processor's cache.
+    """
+    lengths, steps, last = array.shape, array.strides, array.ndim - 1
+    if array.size < _TILE * _TILE or array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    near = min((axis for axis in range(array.ndim) if lengths[axis] > 1), key=lambda axis: abs(steps[axis]))
+    if near == last or lengths[near] * lengths[last] < _TILE * _TILE:
+        return np.ascontiguousarray(array)
+    copy = np.empty(lengths, array.dtype)
+    sizes = [_TILE if axis in (near, last) else 1 for axis in range(array.ndim)]
+    axes = [[slice(at, at + size) for at in range(0, n, size)] for n, size in zip(lengths, sizes)]
+    for place in product(*axes):
+        copy[place] = array[place]
+    return copy
 
 
 def _bytes_of(array: Array) -> memoryview:
@@ -203,7 +244,7 @@ def encode(numbers: Array, dtype: DType) -> Array:
             return single.astype(_NUMPY[dtype.name], copy=False)
     if dtype.name == "bfloat16":
         return _bfloat16(single)
-    return _small(single, _SMALL[dtype.name])
+    return _small(single, dtype)
 
 
 def _bfloat16(numbers: Array) -> Array:
@@ -214,18 +255,33 @@ def _bfloat16(numbers: Array) -> Array:
     return np.where(np.isnan(numbers), np.uint16(0x7FC0), upper).astype("<u2", copy=False)
 
 
-def _small(numbers: Array, kind: _Small) -> Array:
+def _small(numbers: Array, dtype: DType) -> Array:
     """
-    Floats of eight bits. Patterns of positive numbers count up as the numbers do, so a
-    number is its exponent's first pattern and so many steps.
+    Floats of eight bits, looked up by the upper half of float32.
+
+    The bits below are told by the lowest of the upper half: it lies at least two places
+    under the last that is kept, so that no tie is made or broken.
     """
-    magnitude = np.abs(numbers)
-    exponent = np.where(magnitude == 0, kind.least, np.maximum(np.frexp(magnitude)[1] - 1, kind.least))
-    with np.errstate(over="ignore", invalid="ignore"):
-        # rint rounds ties to even; a step up into the next exponent comes out right by itself.
-        steps = np.rint(np.ldexp(magnitude, kind.mantissa - exponent))
+    bits = np.ascontiguousarray(numbers).view(np.uint32)
+    upper = (bits >> np.uint32(16)).astype(np.uint16)
+    upper |= (bits & np.uint32(0xFFFF)) != 0
+    return _small_table(dtype.name)[upper]
+
+
+@cache
+def _small_table(name: str) -> Array:
+    """
+    What each upper half of a float32 becomes. Patterns of positive numbers count up as the
+    numbers do, so a number is its exponent's first pattern and so many steps.
+    """
+    kind = _SMALL[name]
+    numbers = (np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)).view(np.float32)
     finite = np.isfinite(numbers)
-    pattern = np.where(finite, steps, 0).astype(np.int64) + ((exponent - kind.least) << kind.mantissa)
+    magnitude = np.where(finite, np.abs(numbers), 0)
+    exponent = np.where(magnitude == 0, kind.least, np.maximum(np.frexp(magnitude)[1] - 1, kind.least))
+    # rint rounds ties to even; a step up into the next exponent comes out right by itself.
+    steps = np.rint(np.ldexp(magnitude, kind.mantissa - exponent)).astype(np.int64)
+    pattern = steps + ((exponent - kind.least) << kind.mantissa)
     pattern = np.where(finite & (pattern <= kind.most), pattern, kind.beyond)
     pattern = np.where(np.isnan(numbers), kind.nan, pattern)
     is_signed = np.signbit(numbers) if kind.has_minus_zero else (numbers < 0) & (pattern != 0)

@@ -16,7 +16,7 @@ from modelinspect.errors import (
     visible,
 )
 from modelinspect.readers.parts.storage_bytes import MAX_OPEN_FILES, StorageReader
-from modelinspect.readers.registry import FORMATS, open_file
+from modelinspect.readers.registry import FORMATS, no_collector, open_file
 from modelinspect.tensors import Checkpoint, Storage
 from modelinspect.writers.copying import Chunk, FileRange
 
@@ -55,7 +55,9 @@ class SourceFiles:
         self._reader = StorageReader()
         self._open: OrderedDict[str, int] = OrderedDict()
         for path, wanted in by_file.items():
-            if not wanted <= _storages_in(path):
+            with no_collector():
+                is_same = wanted <= _storages_in(path)
+            if not is_same:
                 raise _changed(path)
 
     def __enter__(self) -> SourceFiles:

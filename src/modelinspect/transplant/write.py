@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from modelinspect.dtypes import BY_NAME, DType
 from modelinspect.errors import CheckpointError, UsageError, visible
-from modelinspect.readers.registry import open_checkpoint, open_file
+from modelinspect.readers.registry import no_collector, open_checkpoint, open_file
 from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.destination import Destination, check_space, destination_of, free_place
 from modelinspect.transplant.jobs import Job, Span, jobs_of, parse_dtype
@@ -105,12 +105,14 @@ def write_plan(
     if most is not None and most < 1:
         raise UsageError(f"a shard of {most} bytes holds nothing")
     destination = destination_of(out, is_sharded=most is not None)
-    jobs = jobs_of(plan, None if dtype is None else parse_dtype(dtype))
+    with no_collector():
+        jobs = jobs_of(plan, None if dtype is None else parse_dtype(dtype))
     if not jobs:
         raise UsageError("the plan makes no tensor: there is nothing to write")
     with SourceFiles(storage for job in jobs for storage in job.storages) as sources:
         run = _Run(plan, destination, sources, progress)
-        run.prepare(jobs)
+        with no_collector():
+            run.prepare(jobs)
         return run.write(most, _texts(plan, metadata or {}))
 
 
@@ -329,7 +331,8 @@ class _Run:
         start = perf_counter()
         shown = self._destination.path
         try:
-            checkpoint = open_file(path, shown, self._destination.reader)
+            with no_collector():
+                checkpoint = open_file(path, shown, self._destination.reader)
         except CheckpointError as error:
             raise _not_as_meant(shown, error.message) from error
         if self._destination.is_safetensors and checkpoint.metadata != texts:
