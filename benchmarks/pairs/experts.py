@@ -391,7 +391,7 @@ class BiasedMoe(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scores = (x @ self.centroids.T).sigmoid()
-        chosen = (scores + self.balance).topk(2).indices
+        chosen = (scores + self.balance).topk(3).indices
         weights = scores.gather(-1, chosen)
         weights = 2.5 * weights / weights.sum(-1, keepdim=True)
         return routed(x, chosen, weights, lambda index, x: self.experts[index](x)) + self.shared(x)
@@ -456,10 +456,11 @@ def _deepseek() -> Pair:
     target = LatentLM()
     sizes: dict[str, Any] = {
         "num_hidden_layers": 3, "num_key_value_heads": 6, "n_routed_experts": 4, "n_group": 1,
-        "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "kv_lora_rank": 12,
-        "q_lora_rank": 20, "qk_rope_head_dim": 8, "v_head_dim": 12, "qk_nope_head_dim": 16, "first_k_dense_replace": 1,
+        "topk_group": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 20, "kv_lora_rank": 12,
+        "q_lora_rank": 20, "qk_rope_head_dim": 8, "v_head_dim": 12, "qk_nope_head_dim": 16,
+        "first_k_dense_replace": 1,
     }  # fmt: skip
-    ids = tokens(2, 9, 101)
+    ids = tokens(6, 20, 101)  # enough that every expert is chosen
     source = DeepseekV3ForCausalLM(DeepseekV3Config(**SIZES | sizes))
     return Pair(source, target, mapped(target, _deepseek_rules()), logits(ids), called(ids))
 

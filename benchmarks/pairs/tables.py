@@ -149,7 +149,7 @@ def _gat() -> Pair:
         "second.att_dst": "out_att.a : take(0, 0, 5, 1) | reshape(1, 1, 5)",
         "second.att_src": "out_att.a : take(0, 5, 10, 1) | reshape(1, 1, 5)",
     })  # fmt: skip
-    x, links = sound(9, 14), graph()
+    x, links = 2 * sound(25, 14), graph(25)
     return Pair(PaperGAT(), target, truth, called(x, links), called(x, links))
 
 

@@ -276,7 +276,7 @@ def _neox() -> Pair:
     })  # fmt: skip
     ids = tokens(2, 9, 101)
     source = GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES | {"rotary_pct": 0.5}))
-    return Pair(source, target, truth, logits(ids), called(ids), free=keys_of(truth, "to_k.bias"))
+    return Pair(source, target, truth, logits(ids), called(ids))
 
 
 # ------------------------------------------------------- Bloom: per head, no positions

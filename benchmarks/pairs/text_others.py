@@ -133,8 +133,7 @@ def _esm() -> Pair:
         "position_embedding_type": "rotary", "layer_norm_eps": 1e-5,
     }  # fmt: skip
     source = EsmForMaskedLM(EsmConfig(**sizes))
-    free = keys_of(truth, "k_proj.bias")
-    return Pair(source, target, truth, logits(ids), called(ids), made=made, free=free)
+    return Pair(source, target, truth, logits(ids), called(ids), made=made)
 
 
 # ------------------------------------------------ XLNet: heads as axes, relative distances
