@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -557,3 +559,49 @@ def test_large_tensors_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         state = {name: tensor.float() if dtype else tensor for name, tensor in state.items()}
         wanted = {name: tensor.half() if dtype else tensor for name, tensor in expected(state, rules).items()}
         assert_same(load(tmp_path / "out.pt"), wanted)
+
+
+def test_experts_from_more_files_than_are_open_at_a_time(tmp_path: Path) -> None:
+    """One tensor out of forty shards: a range of each."""
+    total, where = 40, {}
+    (tmp_path / "source").mkdir()
+    experts = [torch.randn(3, 4) for _ in range(total)]
+    for number, expert in enumerate(experts):
+        file = f"model-{number + 1:05d}-of-{total:05d}.safetensors"
+        save_file({f"experts.{number}": expert}, tmp_path / "source" / file)
+        where[f"experts.{number}"] = file
+    index = json.dumps({"metadata": {}, "weight_map": where})
+    (tmp_path / "source" / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    wanted = {"experts": torch.stack(experts)}
+    rule: Rule = ([(name, "") for name in where], "stack(0)")
+    for suffix in OUTPUTS:
+        written = write_plan(
+            plan_for(tmp_path / "source", {"experts": rule}, wanted), str(tmp_path / f"o{suffix}")
+        )
+        assert written.copied == 1
+        assert_same(load(tmp_path / f"o{suffix}"), wanted)
+
+
+def test_copies_need_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    """Nor do they import them; transforms need numpy alone."""
+    state = {"w": torch.randn(3, 4)}
+    save_file(state, tmp_path / "source.safetensors")
+    script = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['safetensors'] = None\n"
+        "from modelinspect.readers.registry import open_checkpoint\n"
+        "from modelinspect.transplant.plan import Assignment, Piece, Plan\n"
+        "from modelinspect.transplant.transforms import Step\n"
+        "from modelinspect.transplant.write import write_plan\n"
+        "table = open_checkpoint(sys.argv[1]).table\n"
+        "for out in sys.argv[2:]:\n"
+        "    write_plan(Plan(table, table, (Assignment('w', (Piece('w'),)),)), out)\n"
+        "assert 'numpy' not in sys.modules\n"
+        "steps = (Step('transpose'), Step('transpose'))\n"
+        "for out in sys.argv[2:]:\n"
+        "    write_plan(Plan(table, table, (Assignment('w', (Piece('w', steps),)),)), out, dtype='float16')\n"
+    )
+    outputs = [tmp_path / f"out{suffix}" for suffix in OUTPUTS]
+    subprocess.run([sys.executable, "-c", script, tmp_path / "source.safetensors", *outputs], check=True)
+    for path in outputs:
+        assert_same(load(path), {"w": state["w"].half()})

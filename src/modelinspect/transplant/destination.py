@@ -100,9 +100,14 @@ def _check_empty(path: str, real: str) -> None:
         )
 
 
-def check_space(real: str, needed: int) -> None:
+def check_space(real: str, needed: int, shown: str) -> None:
     """
     Refuse what can't fit, before hours are spent on it.
+
+    Args:
+        real: Where it will be, links followed.
+        needed: Bytes.
+        shown: The path as it was given.
 
     Raises:
         TargetError: The disk has less room.
@@ -111,6 +116,6 @@ def check_space(real: str, needed: int) -> None:
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise TargetError(
-            f"{visible(real)} cannot be written: the disk has no room for it",
+            f"{visible(shown)} cannot be written: the disk has no room for it",
             details=(f"{needed:,} bytes are needed beside what is there, {free:,} are free",),
         )

@@ -235,7 +235,7 @@ class _Run:
         place = self._destination.path if is_file else self._destination.folder
         used = {storage.file for row in self._plan.source for storage, _ in row.storages()}
         real = free_place(place, used, is_folder=not is_file)
-        check_space(real, self._in_all // 2)
+        check_space(real, self._in_all // 2, place)
         texts = {**self._tied, **texts}
         if is_file:
             files = [place]
