@@ -417,7 +417,7 @@ def plan_transplant(
     said = holder.notes if isinstance(holder, Checkpoint) else ()
     made = replace(made, notes=(*said, *target.table.notes, *made.notes))
     if definition is None:
-        return made
+        return made if plan is not None else _settled(made, target_holder, inputs, progress)
     return _proven(made, definition, target_holder, holder, inputs, progress)
 
 
@@ -534,6 +534,21 @@ def _reading(table: ParameterTable, holder: Any) -> Iterator[Callable[[str], Any
             yield lambda name: read_values(table[name], reader.read)
         return
     yield _live("filling").values_of(holder) if _is_module(holder) or isinstance(holder, Mapping) else None
+
+
+def _settled(
+    plan: Plan,
+    target: Any,
+    inputs: str | Sequence[str] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Plan:
+    """With what the target alone shows of how its rows lie, if it is a definition."""
+    if not (_is_module(target) or _is_module(getattr(target, "module", None))):
+        return plan
+    from modelinspect.transplant.settle import settle_by_target
+
+    specs = (inputs,) if isinstance(inputs, str) else tuple(inputs or ())
+    return settle_by_target(plan, target, inputs=specs, progress=progress)
 
 
 def _proven(

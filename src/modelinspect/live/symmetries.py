@@ -1,0 +1,269 @@
+"""
+How rows lie in a model's own fused weights, found by running it alone.
+
+The right reading of a weight has a symmetry: q twice as large and k half as large leave every
+score of an attention as it was, whatever the weights. A wrong reading has none. So random
+weights go in, and what leaves the outputs as they were tells how the model reads its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modelinspect.live.compare import flat_outputs, shared_inputs
+from modelinspect.live.compare_settings import attention_numbers
+from modelinspect.live.definition import Definition, load_definition
+from modelinspect.live.inputs import described
+from modelinspect.live.prove_bench import Bench, bench_of
+
+__all__ = ["Layout", "Rows", "SymmetryBench", "symmetry_bench"]
+
+_SHOWS = 1e-6
+"""Relative change of an output that more than rounding makes."""
+_SHARE = 1e-3
+"""Of the change that a wrong reading makes, which an epsilon in a norm may make as well."""
+_MOST_CHANGE = {torch.float64: 1e-4, torch.float32: 5e-4}
+
+
+class Layout(NamedTuple):
+    """How parts alternate in a fused axis."""
+
+    roles: tuple[str, ...]
+    """In the order in which they lie: ``("q", "k", "v")``."""
+    lengths: tuple[int, ...]
+    """Rows of each, in the same order."""
+    groups: int
+    """1: one after the other; as many as heads: head by head."""
+
+    def rows(self, role: str) -> Tensor:
+        """Numbers of the rows of a part, in its own order."""
+        at = self.roles.index(role)
+        start, width = sum(self.lengths[:at]) // self.groups, self.lengths[at] // self.groups
+        whole = sum(self.lengths) // self.groups
+        return (torch.arange(self.groups)[:, None] * whole + start + torch.arange(width)).flatten()
+
+
+class Rows(NamedTuple):
+    """Some rows of a tensor."""
+
+    name: str
+    axis: int
+    at: Tensor | None = None
+    """None: all of them."""
+
+
+Fused = Sequence[tuple[str, int]]
+"""Names of tensors that are fused alike, each with the axis of its rows."""
+
+
+@contextmanager
+def symmetry_bench(
+    definition: Any, used: Iterable[str], inputs: Sequence[str] = (), *, seed: int = 0
+) -> Iterator[SymmetryBench]:
+    """
+    A model in eval mode with random weights, in float64 where it runs in it.
+
+    It is as it was when the block ends.
+
+    Args:
+        definition: A module, a definition or a target such as ``net.py:Net``.
+        used: Names of the tensors that weights are for.
+        inputs: As ``--input`` spells them; empty: worked out.
+        seed: Of weights, inputs and generators.
+
+    Raises:
+        DefinitionError: It can't be built, or no input for it is found.
+        UsageError: An input is spelt badly.
+    """
+    module, home = _built(definition, seed)
+    way = shared_inputs(module, module, inputs, seed=seed, homes=(home, home))[0]
+    with bench_of(module, module, way, seed=seed) as bench:
+        bench.randomise(frozenset(used), seed)
+        yield SymmetryBench(bench, module, seed)
+
+
+def _built(definition: Any, seed: int) -> tuple[nn.Module, str | None]:
+    """A module that can be run, and the file it is from."""
+    if isinstance(definition, Definition):
+        tensors = (*definition.module.parameters(), *definition.module.buffers())
+        if not any(tensor.is_meta for tensor in tensors):
+            return definition.module, definition.home
+        definition = definition.target
+    if isinstance(definition, nn.Module):
+        return definition, None
+    loaded = load_definition(definition, meta=False, seed=seed)
+    return loaded.module, loaded.home
+
+
+class SymmetryBench:
+    """
+    Made by :func:`symmetry_bench`.
+
+    Args:
+        bench: With the model on both sides.
+        module: The model.
+        seed: Of what is drawn.
+    """
+
+    def __init__(self, bench: Bench, module: nn.Module, seed: int) -> None:
+        self._bench, self._module, self._seed = bench, module, seed
+        self.head_counts, self.head_sizes = attention_numbers((module,))
+        self.input = described(bench.shared.target)
+        self.runs = 0
+        self._most = _MOST_CHANGE[bench.dtype]
+        self._base = self._run()
+
+    # ------------------------------------------------------------------- runs
+
+    def _run(self) -> list[Tensor]:
+        self.runs += 1
+        return [tensor.double() for _, tensor in flat_outputs(self._bench.run_target())]
+
+    @contextmanager
+    def _with(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        kept = {name: self._bench.source_tensor(name).clone() for name in values}
+        try:
+            self._bench.fill(values)
+            yield
+        finally:
+            self._bench.fill(kept)
+
+    @contextmanager
+    def _under(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other values for a while, which all changes are compared with."""
+        before = self._base
+        with self._with(values):
+            if values:
+                self._base = self._run()
+            try:
+                yield
+            finally:
+                self._base = before
+
+    def _change(self, values: Mapping[str, Tensor]) -> float:
+        """The largest relative change of an output that other values make."""
+        try:
+            with self._with(values):
+                now = self._run()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001  (with these weights it does not run)
+            return float("inf")
+        return max((_relative(one, other) for one, other in zip(self._base, now)), default=0.0)
+
+    def _keeps(self, change: float, wrong: float) -> bool:
+        """A change that rounding explains, or an epsilon, where a wrong reading makes a large one."""
+        return wrong > _SHOWS and change <= min(self._most, _SHARE * wrong)
+
+    # ------------------------------------------------------------------ edits
+
+    def _edited(self, edits: Iterable[tuple[Rows, Callable[[Tensor], Tensor]]]) -> dict[str, Tensor]:
+        """New values for tensors, each edit applied to its rows."""
+        values: dict[str, Tensor] = {}
+        for (name, axis, at), edit in edits:
+            if name not in values:
+                values[name] = self._bench.source_tensor(name).clone()
+            moved = values[name].movedim(axis, 0)
+            if at is None:
+                moved.copy_(edit(moved))
+            else:
+                moved[at] = edit(moved[at])
+        return values
+
+    def _scaled(self, factors: Iterable[tuple[Rows, float]]) -> float:
+        return self._change(
+            self._edited((rows, lambda t, factor=factor: t * factor) for rows, factor in factors)  # type: ignore[misc]
+        )
+
+    def _has(self, name: str) -> bool:
+        return name in self._bench.source_names()
+
+    # ------------------------------------------------------------- q, k and v
+
+    def fused_layout(
+        self, fused: Fused, layouts: Iterable[Layout], silent: Sequence[str] = ()
+    ) -> Layout | None:
+        """
+        The one layout in which q, k and v lie in fused tensors; None where runs don't tell.
+
+        Args:
+            fused: The tensors, of all blocks that are alike.
+            layouts: What may be, each with the roles q, k and v.
+            silent: Vectors beside them, taken as 0: they may be added to the rows.
+        """
+        zeros = {
+            name: torch.zeros_like(self._bench.source_tensor(name)) for name in silent if self._has(name)
+        }
+        passing: list[Layout] = []
+        with self._under(zeros):
+            for layout in layouts:
+                if self._is_read_so(fused, layout):
+                    passing.append(layout)
+                if len(passing) > 1:
+                    return None
+        return passing[0] if passing else None
+
+    def _is_read_so(self, fused: Fused, layout: Layout) -> bool:
+        def of(role: str) -> list[Rows]:
+            return [Rows(name, axis, layout.rows(role)) for name, axis in fused]
+
+        q, k = of("q"), of("k")
+        both = self._scaled([*((rows, 2.0) for rows in q), *((rows, 0.5) for rows in k)])
+        if both > self._most:
+            return False
+        values = self._noisy(of("v"))
+        alone = self._scaled((rows, 2.0) for rows in q)
+        if self._keeps(alone, values):  # a norm hides how large q is: then each alone is hidden
+            return self._keeps(self._scaled((rows, 3.0) for rows in k), values) and self._keeps(both, values)
+        return self._keeps(both, alone) and values > _SHOWS
+
+    def _noisy(self, parts: Iterable[Rows]) -> float:
+        """The change that other values in these rows make."""
+        generator = torch.Generator().manual_seed(self._seed + 7)
+
+        def edit(tensor: Tensor) -> Tensor:
+            return tensor * (0.5 + torch.rand(tensor.shape, generator=generator).to(tensor))
+
+        return self._change(self._edited((rows, edit) for rows in parts))
+
+    # ------------------------------------------------------------ gate and up
+
+    def gated_layout(
+        self, fused: Fused, layouts: Iterable[Layout], downs: Iterable[Sequence[str]]
+    ) -> Layout | None:
+        """
+        The layout in which gate and up lie in fused tensors; None where runs don't tell.
+
+        Args:
+            fused: The tensors, of all blocks that are alike.
+            layouts: What may be, each with the roles gate and up.
+            downs: What may follow: each the names of one matrix in all blocks.
+        """
+        layouts = list(layouts)
+        for down in downs:
+            passing = [layout for layout in layouts if self._is_gated_so(fused, layout, down)]
+            if len(passing) == 1:
+                return passing[0]
+        return None
+
+    def _is_gated_so(self, fused: Fused, layout: Layout, down: Sequence[str]) -> bool:
+        """The minus: twice as much of a gate with relu is twice as much of what it lets through."""
+        after = [(Rows(name, 0), -0.5) for name in down]
+        up = [(Rows(name, axis, layout.rows("up")), -2.0) for name, axis in fused]
+        both = self._scaled([*up, *after])
+        return both <= self._most and self._keeps(both, self._scaled(up))
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape or not torch.equal(torch.isfinite(one), torch.isfinite(other)):
+        return float("inf")
+    finite = torch.isfinite(one)
+    if not finite.any():
+        return 0.0
+    difference, scale = float((one - other)[finite].abs().max()), float(one[finite].abs().max())
+    return difference / scale if scale else float(difference > 0)
