@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from modelinspect.analysis.runs import RunsReport
     from modelinspect.analysis.summary import ValueSummary
     from modelinspect.live.definition import Definition
-    from modelinspect.transplant.plan import Plan, Side
+    from modelinspect.transplant.plan import Hint, Plan, Side
 
 __all__ = [
     "compare_runs",
@@ -401,6 +401,13 @@ def plan_transplant(
         >>> plan_transplant("model.pt", "net.py:Net").is_complete  # doctest: +SKIP
         True
     """
+    from modelinspect.transplant.sides import parse_hint
+
+    if plan is not None and maps:
+        raise UsageError("--plan and --map contradict each other: a plan's file says what goes where")
+    if plan is not None and not os.path.lexists(plan):
+        raise no_such_file(os.fspath(plan))
+    hints = tuple(map(parse_hint, maps))
     source, holder = _side(src, section, read_as, from_prefix, "--from-prefix")
     target, target_holder = _side(dst, None, None, to_prefix, "--to-prefix")
     definition = _definition(source_definition)
@@ -409,13 +416,12 @@ def plan_transplant(
     if plan is not None:
         from modelinspect.transplant.plan_file import read_plan_file
 
-        if maps:
-            raise UsageError("--plan and --map contradict each other: a plan's file says what goes where")
         made = read_plan_file(os.fspath(plan), source.table, target.table)
     else:
-        made = _matched(source, target, maps, holder)
+        made = _matched(source, target, hints, holder)
     said = holder.notes if isinstance(holder, Checkpoint) else ()
-    made = replace(made, notes=(*said, *target.table.notes, *made.notes))
+    held = target_holder if _module_of(target_holder) is not None else None
+    made = replace(made, notes=(*said, *target.table.notes, *made.notes), target_of=held)
     if definition is None:
         return made if plan is not None else _settled(made, target_holder, inputs, progress)
     return _proven(made, definition, target_holder, holder, inputs, progress)
@@ -474,11 +480,17 @@ def _side(
 
     table, holder = _table_of(what, section, read_as)
     table = under_prefix(table, prefix, flag)
-    module = holder if _is_module(holder) else getattr(holder, "module", None)
-    if _is_module(module):
+    module = _module_of(holder)
+    if module is not None:
         return Side(table, facts=_live("facts").module_facts(module)), holder
     is_file_in_order = not (isinstance(holder, Checkpoint) and holder.format == "safetensors")
     return Side(table, is_ordered=is_file_in_order and not is_sorted(table)), holder
+
+
+def _module_of(holder: Any) -> Any:
+    """The module that something is or holds; None for files, tables and dicts."""
+    module = holder if _is_module(holder) else getattr(holder, "module", None)
+    return module if _is_module(module) else None
 
 
 def _definition(what: Any) -> Any:
@@ -509,11 +521,10 @@ def _informed(source: Side, definition: Any, prefix: str) -> Side:
     return replace(known, table=table)
 
 
-def _matched(source: Side, target: Side, maps: Sequence[str], holder: Any) -> Plan:
+def _matched(source: Side, target: Side, hints: Sequence[Hint], holder: Any) -> Plan:
     from modelinspect.transplant.match import match
-    from modelinspect.transplant.sides import check_hints, parse_hint
+    from modelinspect.transplant.sides import check_hints
 
-    hints = tuple(map(parse_hint, maps))
     check_hints(hints, source.table, target.table)
     with _reading(source.table, holder) as values:
         return match(source, target, hints=hints, values=values)
@@ -561,7 +572,7 @@ def _proven(
 ) -> Plan:
     from modelinspect.transplant.prove import prove
 
-    if not (_is_module(target) or _is_module(getattr(target, "module", None))):
+    if _module_of(target) is None:
         raise UsageError(
             "--source-definition runs both models, and the target is no definition",
             hint="name the target's class: net.py:Net",

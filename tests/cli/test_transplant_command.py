@@ -76,6 +76,19 @@ class Twins(nn.Module):
         return self.q7(self.x3(x).relu())
 
 
+class Counted(New):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6, affine=False)
+        self.register_buffer("position_ids", torch.arange(5))
+
+
+class Drawn(New):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("position_ids", torch.rand(5))
+
+
 def example_input():
     return torch.arange(10).reshape(2, 5)
 """
@@ -189,6 +202,33 @@ def test_missing_without_output_shows_the_plan(here: Here, folder: Path) -> None
     assert code == 1
     assert "\thead.weight\t\t1\tmissing\t" in out
     assert "2 tensors get nothing" in err
+
+
+def test_what_the_target_makes_itself_is_written(here: Here, folder: Path, tmp_path: Path) -> None:
+    """Position numbers that the source lacks are those of a new model, so that the file loads strictly."""
+    state = torch.load(folder / "old.pt")
+    state |= {"last.running_mean": torch.randn(6), "last.running_var": torch.rand(6)}
+    source, out = tmp_path / "counted.pt", tmp_path / "new.safetensors"
+    torch.save(state, source)
+    code, _, err = here(source, "nets.py:Counted", "-o", out)
+    assert code == 0, err
+    assert "it fits nets.py:Counted: load_state_dict takes it, strict" in err
+    assert load_file(out)["position_ids"].tolist() == [0, 1, 2, 3, 4]
+    assert load_file(out)["norm.num_batches_tracked"].item() == 0
+    before = out.read_bytes()
+    assert here(source, "nets.py:Counted", "-o", out).code == 0
+    assert out.read_bytes() == before
+    code, _, _ = here(source, out, "-o", tmp_path / "again.pt")
+    assert torch.load(tmp_path / "again.pt")["position_ids"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_the_target_draws_at_random_is_not_written(here: Here, folder: Path, tmp_path: Path) -> None:
+    """A buffer that is other in each new model has no value to be written; that is said."""
+    out = tmp_path / "new.pt"
+    code, _, err = here("old.pt", "nets.py:Drawn", "-o", out, "--allow-missing")
+    assert code == 0, err
+    assert "position_ids" not in torch.load(out)
+    assert "it fits nets.py:Drawn but for 1 tensor, which stays as it is" in err
 
 
 def test_an_ambiguity_lists_its_candidates(here: Here, folder: Path, tmp_path: Path) -> None:

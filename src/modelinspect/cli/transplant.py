@@ -16,6 +16,7 @@ from modelinspect.cli.complete import complete_target
 from modelinspect.cli.progress import ProgressLine
 from modelinspect.cli.show import chosen_format, show, write_text
 from modelinspect.errors import UsageError, visible
+from modelinspect.render.views.transplant import proof_texts, transplant_sheet
 from modelinspect.targets import parse_target
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ def command(
     if plan_out is not None:
         made.save(plan_out)
     shown = _show(made, output, emit, form, json)
+    if made.proof is not None and shown not in ("table", "markdown", "json"):
+        # Those say it themselves.
+        notes_to_stderr(proof_texts(made.proof), quiet=quiet)
     code = _refused(made, output, shown, allow_missing, accept_doubtful)
     if code == YES and output is not None:
         with ProgressLine(f"writing {visible(output)}", quiet=quiet) as progress:
@@ -228,8 +232,6 @@ def _show(
         return None
     if output is not None and form is None and not json:
         return None
-    from modelinspect.render.views.transplant import transplant_sheet
-
     form = chosen_format(form, json, None)
     show([transplant_sheet(plan, for_people=form in ("table", "markdown"))], form)
     sys.stdout.flush()
@@ -283,14 +285,20 @@ def _fit_lines(plan: Plan, written: Written) -> list[str]:
     found = api.fit(plan.target, api.open_checkpoint(path))
     named = visible(plan.target.source)
     faults = [row for row in found.rows if row.status not in ("ok", "dtype") and not row.harmless]
-    left = {each.name for each in plan.missing} | set(written.tied)
-    wrong = [row.name for row in faults if row.status != "missing" or row.name not in left]
+    known = {each.name for each in plan.missing}
+    wrong = [
+        row.name
+        for row in faults
+        if row.status != "missing" or not (row.name in known or row.name in written.tied)
+    ]
     if wrong:
         return [f"{named} would not load it: {visible(', '.join(wrong[:5]))}"]
-    if plan.missing or written.tied:
-        absent = [each.name for each in plan.missing if not each.is_made]
-        said = f"it has all that {named} loads" if not absent else f"it fits {named}"
-        more = f" but for {len(absent):,} tensors, which stay as they are" if absent else ""
-        tied = ", tied names once: load_model of safetensors sets them all" if written.tied else ""
-        return [f"{said}{more}{tied}"]
+    absent = sum(row.name in known for row in faults)
+    if absent:
+        what = (
+            "1 tensor, which stays as it is" if absent == 1 else f"{absent:,} tensors, which stay as they are"
+        )
+        return [f"it fits {named} but for {what}: load_state_dict takes it with strict=False"]
+    if written.tied:
+        return [f"it fits {named}; tied names stand once, as safetensors has them: load_model takes it"]
     return [f"it fits {named}: load_state_dict takes it, strict"]

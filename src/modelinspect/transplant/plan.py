@@ -9,7 +9,7 @@ Standard library only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modelinspect.display import Displayed
@@ -129,6 +129,8 @@ class Plan(Displayed):
     notes: tuple[str, ...] = ()
     proof: Proof | None = field(default=None, repr=False)
     """What running both models found; None where they were not run."""
+    target_of: Any = field(default=None, repr=False, compare=False)
+    """The definition or module that the target is of, where there is one in hand."""
 
     @property
     def is_complete(self) -> bool:
@@ -173,7 +175,8 @@ class Plan(Displayed):
         progress: Callable[[int, int], None] | None = None,
     ) -> Written:
         """
-        Write the target's tensors, made of those in the source's file.
+        Write the target's tensors, made of those in the source's file. What the target makes
+        itself is written as a new one of it has it, so that the file loads strictly.
 
         Args:
             out: ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``; a folder of shards.
@@ -188,11 +191,16 @@ class Plan(Displayed):
             UnknownAnswerError: The plan is not complete, or ambiguous.
             ModelInspectError: It can't be written; what *out* was before is still there.
         """
+        from modelinspect.transplant.own_values import with_own_values
         from modelinspect.transplant.refusal import require
         from modelinspect.transplant.write import write_plan
 
         require(self, allow_missing=allow_missing, accept_doubtful=accept_doubtful)
-        return write_plan(self, out, dtype=dtype, shard_size=shard_size, metadata=metadata, progress=progress)
+        with with_own_values(self) as (plan, notes):
+            written = write_plan(
+                plan, out, dtype=dtype, shard_size=shard_size, metadata=metadata, progress=progress
+            )
+        return replace(written, notes=(*written.notes, *notes))
 
     def save(self, path: str) -> None:
         """

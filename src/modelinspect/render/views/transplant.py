@@ -40,7 +40,7 @@ from modelinspect.transplant.patterns import (
 from modelinspect.transplant.plan import Plan
 from modelinspect.transplant.proof import PROVEN, OutputGap, Proof
 
-__all__ = ["TRANSPLANT_COLUMNS", "transplant_sheet"]
+__all__ = ["TRANSPLANT_COLUMNS", "proof_texts", "transplant_sheet"]
 
 _COLUMNS = (
     Column("source", "source", "name"),
@@ -220,6 +220,14 @@ def _doubt_lines(doubts: Sequence[DoubtRow]) -> Iterator[Line]:
 def _some(patterns: Sequence[str]) -> str:
     more = f" or {len(patterns) - _MOST_NAMES:,} more" if len(patterns) > _MOST_NAMES else ""
     return " or ".join(patterns[:_MOST_NAMES]) + more
+
+
+def proof_texts(proof: Proof) -> tuple[str, ...]:
+    """What running both models has shown, a line each, for where there is no table."""
+    return tuple(
+        str(line.value) if line.kind == "status" or not line.label else f"{line.label}: {line.value}"
+        for line in _proof_lines(proof)
+    )
 
 
 def _proof_lines(proof: Proof) -> Iterator[Line]:
