@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_steps import SHAPES, fitting_steps
 
@@ -55,6 +55,7 @@ def assert_same(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         assert np.array_equal(by_numpy[name], tensor.numpy())
 
 
+@settings(deadline=None)
 @given(st.data(), SHAPES)
 def test_any_steps(data: st.DataObject, shape: tuple[int, ...]) -> None:
     """Whatever is done to one tensor, the function does it too."""
@@ -63,6 +64,7 @@ def test_any_steps(data: st.DataObject, shape: tuple[int, ...]) -> None:
     assert_same(plan_of(tensors, [Assignment("b", (Piece("a", steps),))]), tensors)
 
 
+@settings(deadline=None)
 @given(
     st.data(),
     st.integers(1, 3),
@@ -89,6 +91,7 @@ def _single(steps: tuple[Step, ...]) -> Assignment:
     return Assignment("b", (Piece("a", steps),))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), unique=True, min_size=1, max_size=20),
     st.sampled_from([(1, 0, 1), (1, 1, 1), (-1, 9, 1), (2, 3, 1), (-3, 30, 1), (1, 2, 2), (7, 0, 5)]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_steps import SHAPES, fitting_steps
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ def assert_comes_back(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
+@settings(deadline=None)
 @given(st.data(), SHAPES)
 def test_steps_that_lose_nothing(data: st.DataObject, shape: tuple[int, ...]) -> None:
     """Any steps of one tensor are undone, the last first."""

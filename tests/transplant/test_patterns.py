@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelinspect.transplant.patterns import (
@@ -204,6 +204,7 @@ _STEPS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         _NAMES,
@@ -224,12 +225,14 @@ def test_rows_expand_to_what_they_were_made_of(
     shown(made)
 
 
+@settings(deadline=None)
 @given(st.lists(_NAMES, unique=True, max_size=30))
 def test_patterns_of_names_expand_to_the_names(names: list[str]) -> None:
     """The same for bare names."""
     assert sorted(n for pattern in name_patterns(names) for n in expand_names(pattern)) == sorted(names)
 
 
+@settings(deadline=None)
 @given(_NAMES)
 def test_numbers_of_a_name_put_it_together_again(name: str) -> None:
     """Texts and numbers alternate and lose nothing."""

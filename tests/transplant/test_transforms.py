@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_steps import SHAPES, Shape, fitting_steps, invertible_step
 
@@ -29,6 +29,7 @@ def counted(shape: Shape, library: Any = np) -> Any:
     return library.arange(1, prod(shape) + 1).reshape(shape)
 
 
+@settings(deadline=None)
 @given(st.data(), SHAPES)
 def test_a_step_and_its_inverse_are_nothing(data: st.DataObject, shape: Shape) -> None:
     """Each step that loses nothing is undone by its inverse, in numpy and in torch."""
@@ -41,6 +42,7 @@ def test_a_step_and_its_inverse_are_nothing(data: st.DataObject, shape: Shape) -
         assert (back == array).all()
 
 
+@settings(deadline=None)
 @given(st.data(), SHAPES)
 def test_numpy_and_torch_agree_and_so_does_the_shape(data: st.DataObject, shape: Shape) -> None:
     """Any steps make the same of both, of the shape that is foretold."""
@@ -51,6 +53,7 @@ def test_numpy_and_torch_agree_and_so_does_the_shape(data: st.DataObject, shape:
     assert (by_torch.numpy() == by_numpy).all()
 
 
+@settings(deadline=None)
 @given(st.data(), SHAPES)
 def test_steps_survive_their_text(data: st.DataObject, shape: Shape) -> None:
     """What is shown is parsed to the same steps."""
@@ -58,6 +61,7 @@ def test_steps_survive_their_text(data: st.DataObject, shape: Shape) -> None:
     assert parse_steps(show_steps(steps)) == steps
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(1, 3), st.integers(0, 1))
 def test_joined_groups_are_what_take_takes_apart(widths: list[int], groups: int, axis: int) -> None:
     """``cat`` joins group by group; a ``take`` with as many groups gives each piece back."""
