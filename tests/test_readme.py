@@ -105,11 +105,12 @@ class New(torch.nn.Module):
 
 
 def _add_what_transplant_reads(made: Path) -> None:
-    """Weights of one class, and those of another whose names are to be taken."""
+    """Weights of one class, those of another whose names are to be taken, and a plan."""
     names: dict[str, type[torch.nn.Module]] = {}
     exec(TRANSPLANTED, names)
     torch.save(names["Old"]().state_dict(), made / "old.pt")
     torch.save(names["New"]().state_dict(), made / "other.pt")
+    mi.plan_transplant(made / "old.pt", names["New"]()).save(str(made / "plan.json"))
 
 
 def _add_what_grads_reads(made: Path) -> None:
