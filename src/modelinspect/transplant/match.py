@@ -4,12 +4,14 @@ Which tensor of a target comes from which of a source: the whole of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from modelinspect.tensors import TensorInfo
+from modelinspect.transplant.matching.by_value import weighed
 from modelinspect.transplant.matching.caution import cautious
 from modelinspect.transplant.matching.constants import is_constant, matching_constants
+from modelinspect.transplant.matching.doubting import doubts_of
 from modelinspect.transplant.matching.hinting import hinted, mark
 from modelinspect.transplant.matching.leftovers import missing_of, unused_of
 from modelinspect.transplant.matching.links import Link, Result
@@ -22,7 +24,7 @@ from modelinspect.transplant.matching.squeezing import squeezed_rows
 from modelinspect.transplant.matching.styles import turned_rows, turns
 from modelinspect.transplant.matching.trees import Forms, Node, build_tree
 from modelinspect.transplant.matching.turning import turned
-from modelinspect.transplant.plan import Assignment, Doubt, Hint, Label, Piece, Plan, Side
+from modelinspect.transplant.plan import Assignment, Hint, Label, Piece, Plan, Side
 from modelinspect.transplant.transforms import Step
 
 __all__ = ["match"]
@@ -73,7 +75,7 @@ def match(
             mark(trees, pairs, forms)
         ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
         result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
-    return _plan(source, target, trees, result, _Stored(steps, *true_shapes), known)
+    return _plan(source, target, trees, result, _Stored(steps, *true_shapes), known, values)
 
 
 def _under(pairs: Mapping[int, tuple[Node, Node]]) -> set[str]:
@@ -101,13 +103,14 @@ def _plan(
     result: Result,
     stored: _Stored,
     known: Mapping[str, str],
+    values: Callable[[str], object] | None,
 ) -> Plan:
     source_leaves, target_leaves = (list(tree.leaves()) for tree in trees)
     made = {name: Assignment(name, (Piece(partner),), (), *_SAME_NAME) for name, partner in known.items()}
     links = without_strangers(result.links, source_leaves, target_leaves)
     links = turned(links, source_leaves, target_leaves, target.table.modules)
     if not _are_one_class(source, target):
-        links = cautious(links, source_leaves, target_leaves)
+        links = weighed(cautious(links, source_leaves, target_leaves), source_leaves, target_leaves, values)
     for link in links:
         made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
     for each in shared_again(source.table, source_leaves, target_leaves, made):
@@ -140,7 +143,7 @@ def _plan(
         tuple(assignments),
         missing,
         tuple(unused_of(free, missing)),
-        tuple(_doubts(result, source_leaves, target_leaves)),
+        tuple(doubts_of(result.doubts, source_leaves, target_leaves, made)),
     )
 
 
@@ -151,21 +154,6 @@ def _are_one_class(source: Side, target: Side) -> bool:
     """All names of the target are the source's, with the same shapes: one class, or two that mean to be."""
     ours = {row.name: row.shape for row in source.table}
     return all(ours.get(row.name) == row.shape for row in target.table if row.persistent is not False)
-
-
-def _doubts(result: Result, sources: Sequence[Node], targets: Sequence[Node]) -> Iterator[Doubt]:
-    """Each thing that is left open, with the hint that settles it."""
-    for wanted, found in result.doubts:
-        for at in wanted:
-            candidates = tuple(sources[each].path for each in dict.fromkeys(found))
-            if len(candidates) > 1:
-                module, other = targets[at].path.rpartition(".")[0], candidates[0].rpartition(".")[0]
-                hint = (
-                    f"--map '{other}={module}'"
-                    if module and other
-                    else f"--map '{candidates[0]}={targets[at].path}'"
-                )
-                yield Doubt((targets[at].path,), candidates, hint)
 
 
 def _modules(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[Node]) -> dict[str, str]:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 __all__ = ["assign", "margins"]
 
-_FORBIDDEN = -1e9
-
 
 def assign(scores: Sequence[Sequence[float]]) -> list[int]:
     """
@@ -25,45 +23,66 @@ def assign(scores: Sequence[Sequence[float]]) -> list[int]:
     """
     rows, columns = len(scores), len(scores[0]) if scores else 0
     assert rows <= columns
-    infinity = float("inf")
-    row_potential = [0.0] * (rows + 1)
-    column_potential = [0.0] * (columns + 1)
-    owner = [0] * (columns + 1)  # of each column the row, 1-based; 0: free
+    search = _Search(scores, columns)
     for row in range(1, rows + 1):
-        owner[0] = row
-        column = 0
-        least = [infinity] * (columns + 1)
-        before = [0] * (columns + 1)
-        used = [False] * (columns + 1)
-        while True:
-            used[column] = True
-            current, step, following = owner[column], infinity, 0
-            line, base = scores[current - 1], row_potential[current]
-            for at in range(1, columns + 1):
-                if used[at]:
-                    continue
-                cost = -line[at - 1] - base - column_potential[at]
-                if cost < least[at]:
-                    least[at], before[at] = cost, column
-                if least[at] < step:
-                    step, following = least[at], at
-            for at in range(columns + 1):
-                if used[at]:
-                    row_potential[owner[at]] += step
-                    column_potential[at] -= step
-                else:
-                    least[at] -= step
-            column = following
-            if owner[column] == 0:
-                break
-        while column:
-            owner[column] = owner[before[column]]
-            column = before[column]
+        search.add(row)
     chosen = [0] * rows
     for column in range(1, columns + 1):
-        if owner[column]:
-            chosen[owner[column] - 1] = column - 1
+        if search.owner[column]:
+            chosen[search.owner[column] - 1] = column - 1
     return chosen
+
+
+class _Search:
+    """Rows that have a column so far; rows and columns count from 1, 0 is none."""
+
+    def __init__(self, scores: Sequence[Sequence[float]], columns: int) -> None:
+        self.scores, self.columns = scores, columns
+        self.owner = [0] * (columns + 1)
+        self._row_potential = [0.0] * (len(scores) + 1)
+        self._column_potential = [0.0] * (columns + 1)
+
+    def add(self, row: int) -> None:
+        """Give one row more a column, along the cheapest path of exchanges."""
+        self.owner[0] = row
+        least = [float("inf")] * (self.columns + 1)
+        before = [0] * (self.columns + 1)
+        used = [False] * (self.columns + 1)
+        column = 0
+        while True:
+            used[column] = True
+            following, step = self._nearest(column, least, before, used)
+            self._shift(step, least, used)
+            column = following
+            if self.owner[column] == 0:
+                break
+        while column:
+            self.owner[column] = self.owner[before[column]]
+            column = before[column]
+
+    def _nearest(
+        self, column: int, least: list[float], before: list[int], used: Sequence[bool]
+    ) -> tuple[int, float]:
+        row = self.owner[column]
+        line, base = self.scores[row - 1], self._row_potential[row]
+        following, step = 0, float("inf")
+        for at in range(1, self.columns + 1):
+            if used[at]:
+                continue
+            cost = -line[at - 1] - base - self._column_potential[at]
+            if cost < least[at]:
+                least[at], before[at] = cost, column
+            if least[at] < step:
+                step, following = least[at], at
+        return following, step
+
+    def _shift(self, step: float, least: list[float], used: Sequence[bool]) -> None:
+        for at in range(self.columns + 1):
+            if used[at]:
+                self._row_potential[self.owner[at]] += step
+                self._column_potential[at] -= step
+            else:
+                least[at] -= step
 
 
 def margins(scores: Sequence[Sequence[float]], chosen: Sequence[int]) -> tuple[list[float], list[int]]:

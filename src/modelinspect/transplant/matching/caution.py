@@ -10,13 +10,14 @@ all they are ambiguous, until both models are run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from modelinspect.transplant.matching.links import HINTED, Link, weaker
 from modelinspect.transplant.matching.trees import Node, template_of
 from modelinspect.transplant.matching.vocabulary import concepts_of, members_of, tokens_of
 from modelinspect.transplant.plan import Label
 
-__all__ = ["cautious"]
+__all__ = ["NORM_OFFSET", "cautious"]
 
 Shape = tuple[int, ...]
 
@@ -81,45 +82,79 @@ def _lowered(link: Link, sources: Sequence[Node], target: Node, has_rotation: bo
         return link
     found = [sources[at] for at, _ in link.pieces if at >= 0]
     for node in (target, *found[:1]):
-        judged = _doubt(node, found[0] if found else target, target, has_rotation, len(link.pieces) == 1)
+        source = found[0] if found else target
+        judged = _doubt(_Case(node, source, target, len(link.pieces) == 1, has_rotation))
         if judged is not None:
             label, reason = weaker((link.label, link.reason), judged)
             link = link._replace(label=label, reason=reason)
     return link
 
 
-def _doubt(
-    node: Node, source: Node, target: Node, has_rotation: bool, is_copy: bool
-) -> tuple[Label, str] | None:
-    module = node.parent
-    assert module is not None
-    members = members_of(module.path)
-    if _is_by_head(source) != _is_by_head(target) and _are_fused_alike(source, target):
+class _Case(NamedTuple):
+    """One of the two tensors of a link, and what is around it."""
+
+    node: Node
+    source: Node
+    target: Node
+    is_copy: bool
+    """One tensor becomes one, as a whole."""
+    has_rotation: bool
+
+    @property
+    def module(self) -> Node:
+        """That holds the tensor."""
+        assert self.node.parent is not None
+        return self.node.parent
+
+    @property
+    def parts(self) -> set[str]:
+        """Which parts of an attention or a gated net the module is, by its name."""
+        found = concepts_of(self.module.name).members
+        return {member for family, member in found if family in ("qkvo", "glu")}
+
+
+def _doubt(case: _Case) -> tuple[Label, str] | None:
+    return _fused_doubt(case) or _rotary_doubt(case) or _other_doubt(case)
+
+
+def _fused_doubt(case: _Case) -> tuple[Label, str] | None:
+    """Rows of several projections in one matrix."""
+    if _is_by_head(case.source) != _is_by_head(case.target) and case.source.size == case.target.size:
         return "ambiguous", "the rows of one go head by head, those of the other may not"
-    last = {member for family, member in concepts_of(module.name).members if family in ("qkvo", "glu")}
-    if _has_gates(module) and not _same_words(source, target):
+    if _has_gates(case.module) and not _same_words(case.source, case.target):
         return "ambiguous", "its gates may lie in another order"
-    if is_copy and _is_patch(source, target):
+    is_fused = case.parts & _FUSIONS or (not case.parts & _PARTS and _is_composite(case.module))
+    if not is_fused:
+        return None
+    words = [_fusion(each) for each in (case.source, case.target)]
+    is_known = not _FUSIONS.isdisjoint(words) or ("part", "attn") in members_of(case.module.path)
+    if words[0] != words[1] and case.is_copy and is_known:
+        return "ambiguous", "rows that are fused may lie in another order"
+    return "likely", "by name; rows that are fused may lie in another order"
+
+
+def _rotary_doubt(case: _Case) -> tuple[Label, str] | None:
+    if not (case.parts & {"q", "k"} and case.has_rotation):
+        return None
+    if _has_short_name(case.source) != _has_short_name(case.target):
+        return "ambiguous", "rows of rotary heads may lie in another order"
+    return "likely", "by name; rows of rotary heads may lie in another order"
+
+
+def _other_doubt(case: _Case) -> tuple[Label, str] | None:
+    node, module = case.node, case.module
+    if case.is_copy and _is_patch(case.source, case.target):
         return "ambiguous", "pixels of a patch may lie before or after their channels"
-    if last & {"qkv", "kv", "gate_up"} or (not last & _PARTS and _is_composite(module)):
-        words = [_fusion(each) for each in (source, target)]
-        is_fusion = not _FUSIONS.isdisjoint(words) or ("part", "attn") in members
-        if words[0] != words[1] and is_copy and is_fusion:
-            return "ambiguous", "rows that are fused may lie in another order"
-        return "likely", "by name; rows that are fused may lie in another order"
-    if last & {"q", "k"} and has_rotation:
-        if _has_short_name(source) != _has_short_name(target):
-            return "ambiguous", "rows of rotary heads may lie in another order"
-        return "likely", "by name; rows of rotary heads may lie in another order"
     if node.role == "weight" and len(node.shape) == 1 and len(module.children) == 1:
-        return "likely", "by name and place; a norm without a bias may store its weight less one"
+        return "likely", NORM_OFFSET
     if len(node.shape) >= 3 and node.shape[1] > node.shape[0] and _WIDENS & set(tokens_of(module.path)):
         return "likely", "by name and place; channels that were joined may lie in another order"
-    if ("part", "moe") in members and len(node.shape) == 3:
+    if len(node.shape) == 3 and ("part", "moe") in members_of(module.path):
         return "likely", "by name; rows that are fused may lie in another order"
     return None
 
 
+NORM_OFFSET = "by name and place; a norm without a bias may store its weight less one"
 _FUSIONS = frozenset({"qkv", "kv", "gate_up"})
 _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _WIDENS = frozenset(
@@ -160,11 +195,6 @@ def _has_short_name(node: Node) -> bool:
     """
     assert node.parent is not None
     return node.parent.name in ("wq", "wk")
-
-
-def _are_fused_alike(source: Node, target: Node) -> bool:
-    """Both are fused: as many elements."""
-    return source.size == target.size
 
 
 def _same_words(source: Node, target: Node) -> bool:

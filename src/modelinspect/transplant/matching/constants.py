@@ -15,8 +15,9 @@ __all__ = ["is_constant", "matching_constants"]
 
 _NAMES = frozenset({
     "position_ids", "token_type_ids", "inv_freq", "original_inv_freq", "relative_position_index", "attn_mask",
-    "causal_mask", "masked_bias", "freqs_cis", "freqs_cos", "freqs_sin", "cos_cached", "sin_cached", "rotary_freqs",
-    "relative_coords_table", "relative_position_bucket", "attention_bias_idxs", "mask", "tril", "triu",
+    "causal_mask", "masked_bias", "freqs_cis", "freqs_cos", "freqs_sin", "cos_cached", "sin_cached",
+    "rotary_freqs", "relative_coords_table", "relative_position_bucket", "attention_bias_idxs", "mask",
+    "tril", "triu",
 })  # fmt: skip
 
 

@@ -145,9 +145,9 @@ _ORDERS: tuple[tuple[str, ...], ...] = (
     ("q", "k", "v"), ("q", "kv"), ("k", "v"), ("gate", "up"), ("i", "f", "c", "o"), ("r", "z", "c"),
 )  # fmt: skip
 _GATE_LETTERS = {
-    "i": "i", "input": "i", "in": "i", "ingate": "i", "f": "f", "forget": "f", "g": "c", "c": "c", "cell": "c",
-    "candidate": "c", "n": "c", "new": "c", "h": "c", "hidden": "c", "o": "o", "output": "o", "out": "o", "r": "r",
-    "reset": "r", "z": "z", "update": "z",
+    "i": "i", "input": "i", "in": "i", "ingate": "i", "f": "f", "forget": "f", "g": "c", "c": "c",
+    "cell": "c", "candidate": "c", "n": "c", "new": "c", "h": "c", "hidden": "c", "o": "o", "output": "o",
+    "out": "o", "r": "r", "reset": "r", "z": "z", "update": "z",
 }  # fmt: skip
 _GATES: tuple[dict[str, int], ...] = (
     {"i": 0, "input": 0, "in": 0, "f": 1, "forget": 1, "g": 2, "c": 2, "cell": 2, "candidate": 2,
@@ -164,27 +164,36 @@ def _sets(units: Sequence[Unit], scorer: Scorer, *, is_split: bool) -> Iterator[
         if member:
             groups[key].setdefault(member, unit)
     for found in groups.values():
-        if found.keys() >= {"q", "v"} and "k" not in found and not found["q"].slots.get("weight"):
-            # An attention whose keys have no bias: nothing stands in its place.
-            found["k"] = Unit(found["q"].node, {}, found["q"].path)
-        for order in _ORDERS:
-            if all(member in found for member in order):
-                chosen = tuple(found[member] for member in order)
-                kind = "glu" if "gate" in order else ""
-                yield _Set(chosen, _around([unit.node for unit in chosen]), True, kind)
+        yield from _named_sets(found)
     is_ordered = scorer.ordered[1 if is_split else 0]
     siblings: dict[int, list[Unit]] = defaultdict(list)
     for unit in units:
-        for above in unit.node.ancestors():
-            siblings[id(above)].append(unit)
-            break
+        siblings[id(unit.node.parent)].append(unit)
     for together in siblings.values():
-        gates = [unit for unit in together if _role_in_set(unit.path)[1] == "gate"]
-        if len(together) == 2 and len(gates) == 1:
-            other = next(unit for unit in together if unit is not gates[0])
-            yield _Set((gates[0], other), _around([unit.node for unit in together]), True, "glu")
-        if 2 <= len(together) <= _MOST_PARTS:
-            yield _as_set(together, is_ordered=is_ordered)
+        yield from _sibling_sets(together, is_ordered=is_ordered)
+
+
+def _named_sets(found: dict[str, Unit]) -> Iterator[_Set]:
+    """Of units that say which part they are."""
+    if found.keys() >= {"q", "v"} and "k" not in found and not found["q"].slots.get("weight"):
+        # An attention whose keys have no bias: nothing stands in its place.
+        found["k"] = Unit(found["q"].node, {}, found["q"].path)
+    for order in _ORDERS:
+        if all(member in found for member in order):
+            chosen = tuple(found[member] for member in order)
+            yield _Set(
+                chosen, _around([unit.node for unit in chosen]), True, "glu" if "gate" in order else ""
+            )
+
+
+def _sibling_sets(together: Sequence[Unit], *, is_ordered: bool) -> Iterator[_Set]:
+    """Of units that one module holds."""
+    gates = [unit for unit in together if _role_in_set(unit.path)[1] == "gate"]
+    if len(together) == 2 and len(gates) == 1:
+        other = next(unit for unit in together if unit is not gates[0])
+        yield _Set((gates[0], other), _around([unit.node for unit in together]), True, "glu")
+    if 2 <= len(together) <= _MOST_PARTS:
+        yield _as_set(together, is_ordered=is_ordered)
 
 
 _MOST_PARTS = 8

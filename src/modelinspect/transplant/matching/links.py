@@ -9,7 +9,7 @@ from typing import NamedTuple
 from modelinspect.transplant.plan import Label
 from modelinspect.transplant.transforms import Step
 
-__all__ = ["HINTED", "Link", "Result", "weaker"]
+__all__ = ["HINTED", "Link", "Open", "Result", "weaker"]
 
 HINTED = "as --map says"
 
@@ -27,14 +27,27 @@ class Link(NamedTuple):
     reason: str = "the only one of its role there"
 
 
+class Open(NamedTuple):
+    """What is left open: tensors of a target's node, and the source's nodes that fit it."""
+
+    target: tuple[int, int]
+    """Rank of its first tensor, and how many there are."""
+    sources: tuple[tuple[int, int], ...]
+    """The same of each; the first is the one that was taken."""
+
+    def moved(self, here: int, there: int) -> Open:
+        """With ranks that count from further ahead, in the source and in the target."""
+        at, count = self.target
+        return Open((at + there, count), tuple((first + here, many) for first, many in self.sources))
+
+
 class Result(NamedTuple):
     """What is known of two subtrees, in ranks relative to each."""
 
     links: tuple[Link, ...]
     left_sources: tuple[int, ...]
     left_targets: tuple[int, ...]
-    doubts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-    """Targets and the sources that fit them."""
+    doubts: tuple[Open, ...] = ()
 
 
 def weaker(one: tuple[Label, str], other: tuple[Label, str]) -> tuple[Label, str]:

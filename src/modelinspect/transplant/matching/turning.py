@@ -32,10 +32,9 @@ def turned(
     votes: dict[int, set[bool]] = defaultdict(set)
     for link in links:
         node = targets[link.target]
-        if _is_matrix(link, sources, node) and not _is_table(link, sources, node, classes):
-            if not _is_square(link, sources, node):
-                for above in node.ancestors():
-                    votes[id(above)].add(_is_turned(link))
+        is_map = _is_matrix(link, sources, node) and not _is_table(link, sources, node, classes)
+        for above in node.ancestors() if is_map and not _is_square(link, sources, node) else ():
+            votes[id(above)].add(_is_turned(link))
     return [
         _decided(link, votes, sources, targets[link.target])
         if _is_matrix(link, sources, targets[link.target])

@@ -38,7 +38,8 @@ _FAMILIES: dict[str, dict[str, str]] = {
     },
     "part": {
         "cross": "cross cross_attn cross_attention encdec encoder_attn enc_dec src_attn xattn "
-        "encoder_attention crossattention enc_dec_attention multihead_attn enc_attn encoder_decoder_attention",
+        "encoder_attention crossattention enc_dec_attention multihead_attn enc_attn "
+        "encoder_decoder_attention",
         "attn": "attn attention self_attn self_attention mha sa selfattention self temporal_attn",
         "ff": "mlp ffn ffw ff feedforward feed_forward intermediate dense_h_to_4h dense_4h_to_h pwff pwffn",
         "moe": "experts expert",
@@ -67,10 +68,11 @@ _FAMILIES: dict[str, dict[str, str]] = {
     "kind": {
         "norm": "norm ln layernorm layer_norm bn batchnorm batch_norm rms rmsnorm rms_norm normalization gn "
         "groupnorm group_norm norms",
-        "embedding": "embed embedding embeddings emb embedder wte wpe patch_embed patch_embeddings patch_embedding",
+        "embedding": "embed embedding embeddings emb embedder wte wpe patch_embed patch_embeddings "
+        "patch_embedding",
         "conv": "conv convolution convs",
-        "head": "head heads classifier lm_head score scores scoring readout predictor classification logits unembed generator prediction predictions "
-        "output_layer output_projection class_head embed_out",
+        "head": "head heads classifier lm_head score scores scoring readout predictor classification logits "
+        "unembed generator prediction predictions output_layer output_projection class_head embed_out",
         "scale": "layer_scale layerscale ls gamma lambda lambda_1 lambda_2",
         "pool": "pool pooler pooling",
         "stem": "stem patch_embed patch_embeddings patch_embedding patch_projection",
@@ -83,13 +85,16 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "forward": "forward fwd fw",
         "reverse": "reverse backward bwd bw rev",
     },
-    "statistic": {"mean": "running_mean moving_mean mean", "var": "running_var moving_var moving_variance var"},
+    "statistic": {
+        "mean": "running_mean moving_mean mean",
+        "var": "running_var moving_var moving_variance var",
+    },
 }  # fmt: skip
 
 # How much two names gain that share a member, and lose that hold different ones.
 _WEIGHTS = {
-    "qkvo": 3.0, "glu": 3.0, "part": 2.0, "tower": 2.5, "question": 2.5, "modality": 2.5, "embedding": 2.5, "kind": 1.0,
-    "depth": 1.5, "gates": 3.0, "way": 3.0, "statistic": 3.0,
+    "qkvo": 3.0, "glu": 3.0, "part": 2.0, "tower": 2.5, "question": 2.5, "modality": 2.5, "embedding": 2.5,
+    "kind": 1.0, "depth": 1.5, "gates": 3.0, "way": 3.0, "statistic": 3.0,
 }  # fmt: skip
 
 
@@ -295,12 +300,9 @@ def leaf_of(parts: Sequence[str], has_submodules: bool) -> Leaf:
 
 @lru_cache(maxsize=65536)
 def _leaf(last: str, has_submodules: bool) -> Leaf:
-    for suffix, role in _STATISTICS.items():
-        if last.endswith(f"_{suffix}"):
-            return Leaf(last[: -len(suffix) - 1], role)
-    if last in _STATISTICS or (last in ("mean", "var") and not has_submodules):
-        last = {"mean": "running_mean", "var": "running_var"}.get(last, last)
-        return Leaf("", _STATISTICS[last])
+    statistic = _statistic(last, has_submodules)
+    if statistic is not None:
+        return statistic
     if len(last) > 2 and last[:2] in ("W_", "w_", "b_", "B_"):
         return Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
     if last in ("weight_g", "weight_v"):
@@ -314,6 +316,17 @@ def _leaf(last: str, has_submodules: bool) -> Leaf:
         if last.endswith(f"_{mark}"):
             return Leaf(last[: -len(mark) - 1], role)
     return Leaf(last, "weight")
+
+
+def _statistic(last: str, has_submodules: bool) -> Leaf | None:
+    if last in _STATISTICS:
+        return Leaf("", _STATISTICS[last])
+    if last in ("mean", "var") and not has_submodules:
+        return Leaf("", last)
+    for suffix, role in _STATISTICS.items():
+        if last.endswith(f"_{suffix}"):
+            return Leaf(last[: -len(suffix) - 1], role)
+    return None
 
 
 _MARKS = {"weight": "weight", "bias": "bias", "kernel": "weight", "beta": "bias", "gamma": "weight"}
