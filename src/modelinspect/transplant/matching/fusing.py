@@ -78,8 +78,10 @@ def _folded(found: _Set, whole: Unit) -> _Set:
         return found
     if not any(len(slot.shape) == 3 for unit in found.units for slot in unit.slots.values()):
         return found
+    lengths = {length for unit in found.units for slot in unit.slots.values() for length in slot.shape}
+    width = weight.shape[1] if weight.shape[1] in lengths else weight.shape[0]
     units = tuple(
-        Unit(unit.node, {role: slot.folded(weight.shape[1]) for role, slot in unit.slots.items()}, unit.path)
+        Unit(unit.node, {role: slot.folded(width) for role, slot in unit.slots.items()}, unit.path)
         for unit in found.units
     )
     return found._replace(units=units)
@@ -275,7 +277,10 @@ def _layout(found: _Set, whole: Unit) -> _Layout | None:
     shapes = [slot.shape for slot in parts if slot is not None]
     if len(shapes) != len(parts):
         return None
+    are_folded = any(slot.fold for slot in parts if slot is not None)
     for turned_whole, turned_parts in ((False, False), (True, True), (True, False), (False, True)):
+        if turned_parts and are_folded:
+            continue  # what was heads lies in rows now
         goal = _turned(weight.shape, turned_whole)
         own = [_turned(shape, turned_parts) for shape in shapes]
         is_even = len({(len(shape), shape[1:]) for shape in own}) == 1 and own[0][1:] == goal[1:]

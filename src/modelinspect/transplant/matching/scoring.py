@@ -159,6 +159,7 @@ def ranks(
     In which order nodes stand that are alike: by their numbers, by what their words say of
     their place in a block, by registration, by the alphabet; the first that tells them apart.
     """
+    paths = _what_differs(paths)
     templates = {template_of(path) for path in paths}
     if len(templates) == 1:
         return Ranks(_ranked([natural(path) for path in paths]), 1.0)
@@ -180,6 +181,17 @@ def ranks(
         _ranked(positions if is_ordered else [natural(path) for path in paths]),
         _REGISTERED if is_ordered else _ALPHABET,
     )
+
+
+def _what_differs(paths: Sequence[str]) -> list[str]:
+    """Paths without the modules that all of them are in."""
+    parts = [path.split(".") for path in paths]
+    shared = 0
+    while len(parts) > 1 and all(
+        len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts
+    ):
+        shared += 1
+    return [".".join(each[shared:]) for each in parts]
 
 
 def _differ_in_numbers(paths: Sequence[str]) -> bool:
