@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modelinspect.live.compare import flat_outputs, shared_inputs
+from modelinspect.errors import DefinitionError
+from modelinspect.live.compare import Shared, flat_outputs, shared_inputs
 from modelinspect.live.compare_settings import attention_numbers
 from modelinspect.live.definition import Definition, load_definition
-from modelinspect.live.inputs import described
+from modelinspect.live.inputs import described, made
 from modelinspect.live.prove_bench import Bench, bench_of
 
 __all__ = ["Layout", "Rows", "SymmetryBench", "symmetry_bench"]
@@ -57,13 +58,20 @@ class Rows(NamedTuple):
     """None: all of them."""
 
 
+Rotation = Literal["halves", "pairs", "none"]
+PatchOrder = Literal["channels first", "channels last"]
 Fused = Sequence[tuple[str, int]]
 """Names of tensors that are fused alike, each with the axis of its rows."""
 
 
 @contextmanager
 def symmetry_bench(
-    definition: Any, used: Iterable[str], inputs: Sequence[str] = (), *, seed: int = 0
+    definition: Any,
+    used: Iterable[str],
+    inputs: Sequence[str] = (),
+    *,
+    guesses: Sequence[str] = (),
+    seed: int = 0,
 ) -> Iterator[SymmetryBench]:
     """
     A model in eval mode with random weights, in float64 where it runs in it.
@@ -74,6 +82,7 @@ def symmetry_bench(
         definition: A module, a definition or a target such as ``net.py:Net``.
         used: Names of the tensors that weights are for.
         inputs: As ``--input`` spells them; empty: worked out.
+        guesses: What to try where nothing is said and nothing could be worked out.
         seed: Of weights, inputs and generators.
 
     Raises:
@@ -81,10 +90,35 @@ def symmetry_bench(
         UsageError: An input is spelt badly.
     """
     module, home = _built(definition, seed)
-    way = shared_inputs(module, module, inputs, seed=seed, homes=(home, home))[0]
+    way = _way(module, home, inputs, guesses, seed)
     with bench_of(module, module, way, seed=seed) as bench:
         bench.randomise(frozenset(used), seed)
         yield SymmetryBench(bench, module, seed)
+
+
+def _way(
+    module: nn.Module, home: str | None, inputs: Sequence[str], guesses: Sequence[str], seed: int
+) -> Shared:
+    """What the module is run on."""
+    found = _tried(module, home, inputs, seed)
+    for guess in () if inputs else guesses:
+        if isinstance(found, Shared):
+            break
+        found = _tried(module, home, (guess,), seed)
+    if isinstance(found, Shared):
+        return found
+    raise DefinitionError(
+        f"no input for {type(module).__name__} could be worked out",
+        details=found.details[:3],
+        hint="give one: --input 2x3x224x224 or --input 'int64[2,8]<1000'",
+    ) from found
+
+
+def _tried(module: nn.Module, home: str | None, inputs: Sequence[str], seed: int) -> Shared | DefinitionError:
+    try:
+        return shared_inputs(module, module, inputs, seed=seed, homes=(home, home))[0]
+    except DefinitionError as error:
+        return error
 
 
 def _built(definition: Any, seed: int) -> tuple[nn.Module, str | None]:
@@ -257,6 +291,144 @@ class SymmetryBench:
         up = [(Rows(name, axis, layout.rows("up")), -2.0) for name, axis in fused]
         both = self._scaled([*up, *after])
         return both <= self._most and self._keeps(both, self._scaled(up))
+
+    # ------------------------------------------------------------------ rotary
+
+    def rotation(
+        self, q: Sequence[Rows], k: Sequence[Rows], sizes: Iterable[int], norms: Sequence[str] = ()
+    ) -> tuple[Rotation, int] | None:
+        """
+        Which rows of a head are turned against each other; None where runs don't tell.
+
+        Args:
+            q: Rows of queries, head by head, of all blocks that are alike.
+            k: Rows of keys.
+            sizes: What the rows of a head may be.
+            norms: Vectors of norms of q and k, the same for all rows meanwhile.
+        """
+        even = {
+            name: torch.full_like(self._bench.source_tensor(name), 0.7) for name in norms if self._has(name)
+        }
+        found: list[tuple[Rotation, int]] = []
+        with self._under(even):
+            for size in sizes:
+                shown = self._rotation(q, k, size)
+                if shown == "none":
+                    return "none", size
+                if shown is not None:
+                    found.append((shown, size))
+        # Pairs of neighbours say nothing of the size of a head.
+        return found[0] if len(found) == 1 else None
+
+    def _rotation(self, q: Sequence[Rows], k: Sequence[Rows], size: int) -> Rotation | None:
+        angles = 0.5 + 2 * torch.rand(size // 2, generator=torch.Generator().manual_seed(self._seed + 3))
+
+        def change(parts: Iterable[Rows], halves: bool) -> float:
+            return self._change(
+                self._edited((rows, lambda t: _turned(t, size, angles, halves)) for rows in parts)
+            )
+
+        kept = {halves: change([*q, *k], halves) for halves in (True, False)}
+        passing = [halves for halves in kept if self._keeps(kept[halves], change(q, halves))]
+        if len(passing) == 2:
+            return "none"
+        return ("halves" if passing[0] else "pairs") if passing else None
+
+    # ------------------------------------------------------------------- heads
+
+    def head_size(
+        self, parts: Sequence[Sequence[Rows]], after: Sequence[Rows], sizes: Iterable[int]
+    ) -> int | None:
+        """
+        Rows of a head of k and v; None where runs don't tell.
+
+        Heads may change places, parts of them may not.
+
+        Args:
+            parts: Rows of q, k and v, head by head.
+            after: The columns of what follows, in the order of the rows of q.
+            sizes: What may be, all divisors included.
+        """
+        q, k, v = parts
+        shared = self._length(k[0])
+        ratio = self._length(q[0]) // shared
+        for size in sorted(set(sizes)):
+            if size >= shared:
+                return None
+
+            def moved(some: Iterable[Rows], by: int) -> Iterator[tuple[Rows, Callable[[Tensor], Tensor]]]:
+                return ((rows, lambda t: t.roll(by, 0)) for rows in some)
+
+            wide, narrow = list(moved([*q, *after], size * ratio)), list(moved([*k, *v], size))
+            alone = self._change(self._edited(moved(q, size * ratio)))
+            if self._keeps(self._change(self._edited([*wide, *narrow])), alone):
+                return size
+        return None
+
+    def _length(self, rows: Rows) -> int:
+        return len(rows.at) if rows.at is not None else self._bench.source_tensor(rows.name).shape[rows.axis]
+
+    # ----------------------------------------------------------------- patches
+
+    def patch_order(self, weights: Sequence[str], beside: Sequence[str], channels: int) -> PatchOrder | None:
+        """
+        How the columns of a matrix over patches go; None where runs don't tell.
+
+        Args:
+            weights: The matrix.
+            beside: Vectors with a number for each column: a norm before it.
+            channels: Of the image.
+        """
+        orders: tuple[PatchOrder, ...] = ("channels first", "channels last")
+        passing = [order for order in orders if self._is_ordered_so(weights, beside, channels, order)]
+        return passing[0] if len(passing) == 1 else None
+
+    def _is_ordered_so(
+        self, weights: Sequence[str], beside: Sequence[str], channels: int, order: PatchOrder
+    ) -> bool:
+        def edit(tensor: Tensor) -> Tensor:
+            lengths = (channels, -1) if order == "channels first" else (-1, channels)
+            return (
+                tensor.reshape(*lengths, *tensor.shape[1:])
+                .roll(1, lengths.index(channels))
+                .reshape(tensor.shape)
+            )
+
+        columns = [Rows(name, self._bench.source_tensor(name).ndim - 1) for name in (*weights, *beside)]
+        values = self._edited((rows, edit) for rows in columns)
+        wrong = self._change(values)
+        with self._rolled_image(channels) as is_rolled:
+            return is_rolled and self._keeps(self._change(values), wrong)
+
+    @contextmanager
+    def _rolled_image(self, channels: int) -> Iterator[bool]:
+        """The image with its channels moved by one."""
+        shared = self._bench.shared
+        rolled: list[Tensor] = []
+
+        def roll(tensor: Tensor) -> Tensor:
+            if tensor.ndim == 4 and tensor.shape[1] == channels and tensor.is_floating_point():
+                rolled.append(tensor)
+                return tensor.roll(1, 1)
+            return tensor
+
+        args, kwargs = made((shared.target.args, shared.target.kwargs), roll)
+        self._bench.shared = shared._replace(target=shared.target._replace(args=args, kwargs=kwargs))
+        try:
+            yield len(rolled) == 1
+        finally:
+            self._bench.shared = shared
+
+
+def _turned(rows: Tensor, size: int, angles: Tensor, halves: bool) -> Tensor:
+    """Rows of each head turned in pairs, by the same angles in all heads."""
+    heads = rows.reshape(-1, size, *rows.shape[1:])
+    one, two = heads.chunk(2, 1) if halves else (heads[:, ::2], heads[:, 1::2])
+    shape = (1, size // 2, *(1,) * (rows.ndim - 1))
+    cos, sin = (each.to(rows).reshape(shape) for each in (angles.cos(), angles.sin()))
+    parts = [one * cos - two * sin, one * sin + two * cos]
+    turned: Tensor = torch.cat(parts, 1) if halves else torch.stack(parts, 2)
+    return turned.reshape(rows.shape)
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
