@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from modelinspect.readers.registry import no_collector
 from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.matching.by_value import weighed
 from modelinspect.transplant.matching.caution import cautious
@@ -49,32 +50,32 @@ def match(
     Returns:
         An assignment for each target tensor that has one; what is missing, unused, in doubt.
     """
+    with no_collector():
+        return _matched(source, target, hints, values)
+
+
+def _matched(
+    source: Side, target: Side, hints: Sequence[Hint], values: Callable[[str], object] | None
+) -> Plan:
     forms = Forms()
     ours, theirs = _distinct(source), _distinct(target)
-    whole = build_tree(ours, forms), build_tree(theirs, forms)
-    spoken_for = _under(hinted(*whole, hints))
-    known = {
-        name: partner
-        for name, partner in same_names(ours, theirs).items()
-        if name not in spoken_for and partner not in spoken_for
-    }
-    trees, result = whole, Result((), (), ())
-    steps: dict[str, Step] = {}
-    true_shapes: list[dict[str, tuple[int, ...]]] = [{}, {}]
-    if len(known) < len(theirs):
-        taken = set(known.values())
-        ours = [row for row in ours if row.name not in taken]
-        theirs = [row for row in theirs if row.name not in known]
-        ours, theirs, *true_shapes = squeezed_rows(ours, theirs)
-        trees = build_tree(ours, forms), build_tree(theirs, forms)
-        steps = turns(*trees)
-        if steps:
-            trees = build_tree(turned_rows(ours, steps), forms), trees[1]
-        pairs = hinted(*trees, hints)
-        if pairs:
-            mark(trees, pairs, forms)
-        ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
-        result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
+    known = same_names(ours, theirs)
+    if hints:
+        spoken_for = _under(hinted(build_tree(ours, forms), build_tree(theirs, forms), hints))
+        known = {a: b for a, b in known.items() if a not in spoken_for and b not in spoken_for}
+    taken = set(known.values())
+    ours, theirs, *true_shapes = squeezed_rows(
+        [row for row in ours if row.name not in taken], [row for row in theirs if row.name not in known]
+    )
+    trees = build_tree(ours, forms), build_tree(theirs, forms)
+    steps = turns(*trees)
+    if steps:
+        trees = build_tree(turned_rows(ours, steps), forms), trees[1]
+    pairs = hinted(*trees, hints)
+    if pairs:
+        mark(trees, pairs, forms)
+    ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
+    result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
     return _plan(source, target, trees, result, _Stored(steps, *true_shapes), known, values)
 
 

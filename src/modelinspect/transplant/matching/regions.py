@@ -57,6 +57,8 @@ class Solver:
         return known
 
     def _solved(self, source: Node, target: Node) -> Result:
+        if not source.count or not target.count:
+            return Result((), tuple(range(source.count)), tuple(range(target.count)))
         if source.is_leaf and target.is_leaf:
             steps = how(source, target)
             if steps is None:
