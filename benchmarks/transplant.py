@@ -63,14 +63,20 @@ def main() -> None:
         parser.error(f"no pair is called {chosen.pairs}")
     is_run = not (chosen.failures or chosen.invented) if chosen.definitions is None else chosen.definitions
     notes = [f"not imported: {name}: {why}" for name, why in importable_pairs()] if is_run else []
-    ours = [each for fixture in found for each in _ours(fixture, chosen.target, is_run, notes)]
-    if chosen.failures:
-        _print(_failures(ours))
-        _print([*_totals(ours), *notes])
-        return
-    _print(_ours_table(ours))
-    others = _baselines(found, chosen.target)
-    _print(_others_table(others))
+    ours = []
+    print(f"{'pair':<44} {'from':<8} {'right':>6} {'wrong':>6} {'doubted':>8} {'missing':>8} {'seconds':>8}")
+    for fixture in found:
+        for result in _ours(fixture, chosen.target, is_run, notes):
+            ours.append(result)
+            is_first = result.form == SOURCES[0] or chosen.failures
+            print(_ours_line(result, fixture.name if is_first else ""))
+            if chosen.failures:
+                _print(failure_lines(result.score))
+            sys.stdout.flush()
+    print()
+    others = [] if chosen.failures else _baselines(found, chosen.target)
+    if others:
+        _print([*_others_table(others), ""])
     _print([*_totals([*ours, *others]), *notes])
 
 
@@ -111,21 +117,10 @@ def _baselines(found: Iterable[Fixture], target: Form) -> list[Result]:
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
         print(line.rstrip())
-    print()
-    sys.stdout.flush()
 
 
 def _count(number: int, width: int) -> str:
     return f"{number or '·':>{width}}"
-
-
-def _ours_table(results: Sequence[Result]) -> Iterator[str]:
-    yield f"{'pair':<44} {'from':<8} {'right':>6} {'wrong':>6} {'doubted':>8} {'missing':>8} {'seconds':>8}"
-    before = ""
-    for each in results:
-        name = each.score.fixture.name
-        yield _ours_line(each, "" if name == before else name)
-        before = name
 
 
 def _ours_line(result: Result, name: str) -> str:
@@ -135,12 +130,6 @@ def _ours_line(result: Result, name: str) -> str:
     doubted, missing = _count(score.count("doubted"), 8), _count(score.count("missing"), 8)
     figures = f"{right} {wrong} {doubted} {missing} {result.seconds:>8.3f}"
     return f"{name:<44} {_FORMS[result.form]:<8} {figures}  {mark}"
-
-
-def _failures(results: Sequence[Result]) -> Iterator[str]:
-    for each in results:
-        yield _ours_line(each, each.score.fixture.name)
-        yield from failure_lines(each.score)
 
 
 def _others_table(results: Sequence[Result]) -> Iterator[str]:
