@@ -9,6 +9,7 @@ all implementations are written in the same few hundred of them.
 
 from __future__ import annotations
 
+import re
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["TENSOR", "Call", "Event", "Print", "Prints", "Tape", "print_of", "record"]
+__all__ = ["TENSOR", "Call", "Event", "Print", "Prints", "Tape", "place_pattern", "print_of", "record"]
 
 _SAME_VALUES = frozenset(
     [
@@ -179,8 +180,13 @@ class _Enough(BaseException):
     """Ends a run: no handler of the model's may take it for an error of its own."""
 
 
-Rewrites = Mapping[Call, Call]
-"""Calls that are to be made in the place of others."""
+Rewrites = Mapping[tuple[Call, str], Call]
+"""Calls that are to be made in the place of others: everywhere, or in modules of one pattern."""
+
+
+def place_pattern(place: str) -> str:
+    """``blocks.*.norm`` for ``blocks.3.norm``."""
+    return re.sub(r"\d+", "*", place)
 
 
 def record(
@@ -203,7 +209,7 @@ def record(
     """
     recorder = _Recorder(module if inputs else None, limit, inputs, rewrites or {})
     outputs = None
-    with recorder.following(module) if inputs else nullcontext(), _decomposed():
+    with recorder.following(module) if inputs or rewrites else nullcontext(), _decomposed():
         try:
             with torch.no_grad(), recorder:
                 outputs = run()
@@ -292,11 +298,11 @@ class _Recorder(TorchDispatchMode):
             tensors = list(_tensors((args, kwargs)))
             given = tuple(print_of(tensor) for tensor in tensors)
             parameters = tuple(dict.fromkeys(filter(None, map(self._name, tensors))))
-        other = self._rewrites.get(call)
+        place = self._places[-1] if self._places else ""
+        other = self._rewrites.get((call, place_pattern(place))) or self._rewrites.get((call, ""))
         result = func(*args, **kwargs) if other is None else _made_instead(other, args, kwargs)
         for value in _results(result, name):
             self.prints.append(print_of(value))
-            place = self._places[-1] if self._places else ""
             self.events.append(Event(call, place, self.prints[-1], given, parameters))
         self._stop()
         return result

@@ -5,19 +5,21 @@ Two models on the same input: what both can take, and how far apart their output
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import permutations
+from math import isqrt
+from time import monotonic
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from modelinspect.errors import DefinitionError, ModelInspectError, visible
+from modelinspect.live.compare_inputs import combined_inputs, role_of
 from modelinspect.live.input_spec import parse_inputs
-from modelinspect.live.inputs import Batch, Prepared, described, given_inputs, inferred_inputs, moved
+from modelinspect.live.inputs import Batch, Prepared, described, given_inputs, inferred_inputs, made, moved
 from modelinspect.live.preserve import preserved
 from modelinspect.live.surroundings import undisturbed
 from modelinspect.live.user_errors import said
@@ -38,6 +40,11 @@ _MOST_WAYS = 4
 """Ways to call both that are returned."""
 _MOST_ELEMENTS = 3e8
 """Parameters up to which float64 is tried."""
+_LARGE = 25_000
+"""Numbers in an input, above which a smaller one is tried."""
+_SIZES = (4_096, 16_384)
+_LONGEST_TRIAL = 5.0
+"""Seconds in which combinations of arguments are tried."""
 _CPU = torch.device("cpu")
 
 
@@ -323,6 +330,7 @@ def shared_inputs(
                 break
     # One token or one pixel shows little.
     found.sort(key=lambda way: sum(1 in value.shape[1:] for value in _tensors(way.source)))
+    found = [_smaller(source, target, way, seed) for way in found]
     if not found:
         raise DefinitionError(
             "no input was found that both models take",
@@ -330,6 +338,41 @@ def shared_inputs(
             hint="give one that both take: --input 2x3x224x224 or --input 'int64[2,8]<1000'",
         )
     return found
+
+
+def _smaller(source: nn.Module, target: nn.Module, way: Shared, seed: int) -> Shared:
+    """A shorter signal or a smaller image, where both take it and one run takes long."""
+    if sum(value.numel() for value in _tensors(way.source) if value.is_floating_point()) < _LARGE:
+        return way
+    for size in _SIZES:
+        both = (_cut(way.source, size), _cut(way.target, size))
+        if both[0] is None or both[1] is None:
+            continue
+        if not _trial(source, both[0], seed) and not _trial(target, both[1], seed):
+            return Shared(both[0], both[1], _described(both[0], both[1]), way.origin)
+    return way
+
+
+def _cut(batch: Batch, size: int) -> Batch | None:
+    """Signals of so many samples, images of as few pixels as that makes."""
+    side = isqrt(size) // 2
+
+    def cut(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        if tensor.ndim in (2, 3) and tensor.shape[-1] > size:
+            return tensor[..., :size].clone()
+        if tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] > side:
+            return tensor[..., :side, :side].clone()
+        return tensor
+
+    args, kwargs = made((batch.args, batch.kwargs), cut)
+    smaller = Batch(args, kwargs, None, batch.size)
+    return None if _shapes(smaller) == _shapes(batch) else smaller
+
+
+def _shapes(batch: Batch) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in _tensors(batch)]
 
 
 def _prepared(
@@ -342,12 +385,23 @@ def _prepared(
         prepared = given_inputs(module, specs, seed=seed)
     except ModelInspectError as error:
         failures.append("; ".join((error.message, *error.details[:2])))
-        return None
+        return None if specs else _combined(module, seed)
     problem = _trial(module, prepared.batch, seed)
     if problem:
         failures.append(f"{type(module).__name__} does not take {described(prepared.batch)}: {problem}")
         return None
     return prepared
+
+
+def _combined(module: nn.Module, seed: int) -> Prepared | None:
+    """What several arguments may be, tried together."""
+    began = monotonic()
+    for batch in combined_inputs(module, seed):
+        if not _trial(module, batch, seed):
+            return Prepared(batch, described(batch), "tried out, argument by argument")
+        if monotonic() - began > _LONGEST_TRIAL:
+            break
+    return None
 
 
 def _without_labels(module: nn.Module, batch: Batch, seed: int) -> Batch:
@@ -368,27 +422,6 @@ def _parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(module.forward).parameters)
     except (TypeError, ValueError):
         return {}
-
-
-_ROLES = tuple(
-    (role, re.compile(pattern))
-    for role, pattern in (
-        ("mask", r"mask"),
-        ("segments", r"segment|token_type"),
-        ("positions", r"position|(^|_)pos($|_)"),
-        ("decoder", r"decoder|(^|_)(tgt|target|goal|dec|y)($|_)"),
-        ("time", r"time|^t$"),
-        ("context", r"encoder_hidden_states|context|cond|memory"),
-        ("image", r"image|pixel|img|vision"),
-        ("sound", r"audio|mel|wave|spec|input_features|input_values"),
-        ("tokens", r"ids?$|tokens?$|^idx$|text|src|words?$"),
-    )
-)
-"""What the names of arguments say that they are."""
-
-
-def _role(name: str) -> str:
-    return next((role for role, pattern in _ROLES if pattern.search(name.lower())), "")
 
 
 def _ways(batch: Batch, owner: nn.Module, module: nn.Module) -> Iterator[Batch]:
@@ -419,8 +452,8 @@ def _by_roles(
     size: int | None,
 ) -> Iterator[Batch]:
     """``ids`` and ``segments`` as ``input_ids`` and ``token_type_ids``."""
-    taken = {_role(name): name for name in reversed(list(parameters)) if _role(name)}
-    roles = [_role(name) for name in given]
+    taken = {role_of(name): name for name in reversed(list(parameters)) if role_of(name)}
+    roles = [role_of(name) for name in given]
     if len(set(roles)) == len(roles) > 0 and all(role in taken for role in roles):
         named = {taken[role]: value for role, value in zip(roles, given.values())}
         yield Batch((), named | cache, None, size)
@@ -433,6 +466,9 @@ def _calls(
     size: int | None,
 ) -> Iterator[Batch]:
     """By position; then by the names that are required, or that main inputs have."""
+    unmasked = [name for name in parameters if role_of(name) != "mask"]
+    if len(tensors) > 1 and unmasked[: len(tensors)] != list(parameters)[: len(tensors)]:
+        yield Batch((), dict(zip(unmasked, tensors)) | cache, None, size)
     yield Batch(tuple(tensors), dict(cache), None, size)
     required = [
         name

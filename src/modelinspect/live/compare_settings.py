@@ -75,11 +75,14 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """A stride of 2 and one of (2, 2) are the same."""
-    if isinstance(one, tuple) != isinstance(other, tuple):
-        several, alone = (one, other) if isinstance(one, tuple) else (other, one)
-        return all(each == alone for each in several)
-    return bool(one == other)
+    return bool(_plain(one) == _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    """A stride of 2 and one of (2, 2) are the same, and so are a padding of 0 and none."""
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return value[0]
+    return 0 if value == "valid" else value
 
 
 def _hashable(value: Any) -> Any:

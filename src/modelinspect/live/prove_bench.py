@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from modelinspect.live.activations import Prints, Rewrites, Tape, record
+from modelinspect.live.activations import Prints, Rewrites, Tape, place_pattern, record
 from modelinspect.live.compare import Comparison, Shared, gaps, run_model
 from modelinspect.live.compare_breaks import (
     Break,
@@ -244,11 +244,16 @@ class Bench:
 
     def sharpen(self) -> bool:
         """Tell activations apart that differ by little; False where rounding forbids it."""
-        if self.dtype is not torch.float64 or self._tolerance < 1e-7:
+        if self.dtype is not torch.float64:
             return False
         self._tolerance = 1e-8
         self.changed()
         return True
+
+    def soften(self) -> None:
+        """Take activations for the same that differ by little."""
+        self._tolerance = _LOOSE[self.dtype]
+        self.changed()
 
     def changed(self) -> None:
         """The source has other weights: what is known of its run is forgotten."""
@@ -366,19 +371,23 @@ class Bench:
         return max((gap.relative for gap in found), default=float("inf"))
 
     def differences(self, broken: Break) -> list[tuple[str, Any]]:
-        """What differs in words, and what to hand to :meth:`with_difference`."""
+        """What differs in words, and what to hand to :meth:`score_with`: everywhere, then in such places."""
         tape = self._target_tape(inputs=True)
         pairs = similar_calls(broken, tape, self.source_tape(), self._tolerance)
-        return [(said_difference(ours, theirs), (ours, theirs)) for ours, theirs in pairs]
+        return [
+            (said_difference(ours, theirs), (ours, theirs, scope))
+            for ours, theirs in pairs
+            for scope in dict.fromkeys(("", place_pattern(ours.place)))
+        ]
 
     def score_with(self, difference: Any, limit: int | None) -> int:
         """The score with an operation made as the source makes it."""
-        ours, theirs = difference
+        ours, theirs, scope = difference
         if not otherwise_made(ours, theirs):
             return -1
         self.source_tape()
         try:
-            tape = self._target_tape(limit=limit, rewrites={ours.call: theirs.call})
+            tape = self._target_tape(limit=limit, rewrites={(ours.call, scope): theirs.call})
         except KeyboardInterrupt:
             raise
         except BaseException:  # noqa: BLE001  (the two take different tensors)
@@ -387,13 +396,13 @@ class Bench:
 
     def is_setting(self, difference: Any) -> bool:
         """True: the same operation, told something else."""
-        ours, theirs = difference
+        ours, theirs, _ = difference
         return bool(ours.call.kind == theirs.call.kind)
 
     def accept(self, difference: Any) -> None:
         """From now on the target's operation is made as the source makes it."""
-        ours, theirs = difference
-        self._rewrites[ours.call] = theirs.call
+        ours, theirs, scope = difference
+        self._rewrites[ours.call, scope] = theirs.call
 
     def module_prints(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Path to what went into and came out of each module, of the source and of the target."""
@@ -426,9 +435,47 @@ class Bench:
         for name in open_ones:
             patterns.setdefault(groups.get(name, name), []).append(name)
         base = self.run_target()
-        for members in list(patterns.values()):
-            if self._moves(members, base):
-                found.update(each for each in members if len(members) == 1 or self._moves([each], base))
+
+        def differs() -> bool:
+            least = 1e-9 if self.dtype is torch.float64 else 1e-5
+            return any(gap.relative > least for gap in gaps(base, self.run_target()))
+
+        return found | self._moving(patterns, differs)
+
+    def taking_part_until(self, names: Sequence[str], groups: Mapping[str, str]) -> tuple[set[str], str]:
+        """
+        The same where outputs can't be compared: up to the last activation that agrees.
+
+        What makes that activation directly is left out: its elements may lie in any order.
+
+        Returns:
+            The names, and the place of the activation; empty where it is not near the end.
+        """
+        self.source_tape()
+        events = self._target_tape(inputs=True).events
+        last = max((at for at, event in enumerate(events) if event.print in self._prints), default=-1)
+        wanted = events[last].print if last >= 0.6 * len(events) else None
+        if wanted is None:
+            return set(), ""
+        used = [event.parameters for event in events[: last + 1] if event.parameters]
+        direct = {name for parameters in used[-2:] for name in parameters}
+        patterns: dict[str, list[str]] = {}
+        for name in names:
+            if name in self._target_tensors and name not in direct:
+                patterns.setdefault(groups.get(name, name), []).append(name)
+
+        def differs() -> bool:
+            now = self._target_tape(limit=last + 1).prints
+            return len(now) <= last or now[last] is None or not wanted.agrees(now[last] or wanted, 1e-7)
+
+        return self._moving(patterns, differs), events[last].place
+
+    def _moving(self, patterns: Mapping[str, list[str]], differs: Callable[[], bool]) -> set[str]:
+        """Of each pattern all, where other values in all of them make a difference and in each."""
+        found: set[str] = set()
+        for members in patterns.values():
+            if self._moves(members, differs):
+                found.update(each for each in members if len(members) == 1 or self._moves([each], differs))
         return found
 
     def _influence(self, parameters: Mapping[str, Tensor]) -> dict[str, float]:
@@ -460,8 +507,8 @@ class Bench:
         most = max(by_id.values(), default=0.0) or 1.0
         return {name: by_id[id(tensor)] / most for name, tensor in parameters.items()}
 
-    def _moves(self, names: Sequence[str], base: Any) -> bool:
-        """Whether other values in these tensors change the outputs."""
+    def _moves(self, names: Sequence[str], differs: Callable[[], bool]) -> bool:
+        """Whether other values in these tensors make a difference."""
         generator = torch.Generator().manual_seed(self._seed + 1)
         kept = {}
         for name in names:
@@ -475,7 +522,7 @@ class Bench:
                 tensor.data.add_(0.3 * size * (noise.abs() if "var" in name else noise))
         try:
             _refresh(self._target)
-            found = gaps(base, self.run_target())
+            return differs()
         except KeyboardInterrupt:
             raise
         except BaseException:  # noqa: BLE001  (other values make it fail: they matter)
@@ -485,7 +532,6 @@ class Bench:
                 for name, value in kept.items():
                     self._target_tensors[name].data.copy_(value)
             _refresh(self._target)
-        return any(gap.relative > (1e-9 if self.dtype is torch.float64 else 1e-5) for gap in found)
 
 
 def _size(tensor: Tensor) -> float:

@@ -36,6 +36,8 @@ _WINDOW = 100
 _PATIENCE = 12
 """Changes that are still tried after one that helps; more of them after one that helps little."""
 _LITTLE = 5
+_SMALL = 1e-3
+"""Relative difference that no wrong assignment makes."""
 _MOST_SINGLE = 240
 _MOST_BESIDE = 80
 _MOST_MIXED = 24
@@ -182,7 +184,7 @@ class _Session:
         self._differences: list[str] = []
         self._notes: list[str] = []
         self.accepted: list[Any] = []
-        self._runs = 0
+        self._runs, self._most_runs = 0, _MOST_RUNS
 
     # ---------------------------------------------------------------- weights
 
@@ -240,17 +242,22 @@ class _Session:
     def settle(self) -> None:
         """Change what makes more of the activations agree, until outputs do or nothing helps."""
         kept, furthest = 0, -1
+        if not self.comparison.gaps:  # an output that only one has breaks off anyway
+            self._most_runs = _MOST_RUNS // 4
         for _ in range(_MOST_DECISIONS):
-            if self.comparison.equal or self._runs >= _MOST_RUNS:
+            if self.comparison.equal or self._runs >= self._most_runs:
                 break
+            if _worst(self.comparison) < _SMALL and self._sharpened():
+                self.compare()
+                continue
             broken = self._bench.break_of(self._filled())
             self._count()
             if broken is not None and broken.at > furthest:
                 kept, furthest = len(self._settled), broken.at
             if broken is None:
                 kept = len(self._settled)
-                if not self._by_outputs() and not self._sharpened():
-                    return
+                if not self.comparison.gaps or not self._by_outputs():
+                    break
             elif not self._decide(broken):
                 self._give_up(broken)
                 break
@@ -332,7 +339,7 @@ class _Session:
         for edit in candidates:
             since += best is not None
             patience = _PATIENCE if most > base + _LITTLE else 3 * _PATIENCE
-            if since > patience or self._runs >= _MOST_RUNS:
+            if since > patience or self._runs >= self._most_runs:
                 break
             score = self._score(edit, limit)
             if score > most:
@@ -387,7 +394,7 @@ class _Session:
         last = self._bench.last_used()
         worst = _worst(self.comparison)
         for edit in islice(edits(self._plan, last, self._heads), _MOST_SINGLE // 2):
-            if self._runs >= _MOST_RUNS:
+            if self._runs >= self._most_runs:
                 return False
             self._count()
             with self._changed(edit) as fits:
@@ -402,13 +409,15 @@ class _Session:
         if not self._bench.sharpen():
             return False
         broken = self._bench.break_of(self._filled())
-        if broken is None:
-            return False
-        limit = broken.at + _WINDOW
-        _, words, difference = self._best_difference(broken, self._bench.score(limit), limit)
-        if difference is not None:
-            self._accept(words, difference)
-        return difference is not None
+        self._count()
+        if broken is not None:
+            limit = broken.at + _WINDOW
+            _, words, difference = self._best_difference(broken, self._bench.score(limit), limit)
+            if difference is not None:
+                self._accept(words, difference)
+                return True
+        self._bench.soften()
+        return False
 
     def _give_up(self, broken: Break) -> None:
         place = visible(broken.event.place) or "the outermost module"
@@ -416,7 +425,7 @@ class _Session:
             f"the first activation that the source has nowhere is that of {broken.event.call.kind} "
             f"in {place}; nothing that was tried mends it"
         )
-        self._differences += [words for words, _ in self._bench.differences(broken)][:3]
+        self._differences += list(dict.fromkeys(words for words, _ in self._bench.differences(broken)))[:3]
 
     # ----------------------------------------------------------------- result
 
@@ -428,16 +437,15 @@ class _Session:
         patterns = patterns_of(units_of({row.name: row.shape for row in self._plan.target}))
         pairs = _module_pairs(self._plan.assignments, self.source_names)
         told = differing_settings(self._bench.source, self._bench.target, pairs)
-        taking = (
-            self._bench.taking_part([each.target for each in self._plan.assignments], patterns)
-            if equal
-            else set()
-        )
-        plan = self._labelled(taking)
-        unproven = (
-            tuple(each.target for each in plan.assignments if each.target not in taking) if equal else ()
-        )
-        notes = list(dict.fromkeys((*self._notes, *self._said_of(unproven))))
+        names = [each.target for each in self._plan.assignments]
+        taking, until = set[str](), ""
+        if equal:
+            taking = self._bench.taking_part(names, patterns)
+        elif not self.comparison.gaps:
+            taking, until = self._bench.taking_part_until(names, patterns)
+        plan = self._labelled(taking, until)
+        unproven = tuple(name for name in names if name not in taking) if equal else ()
+        notes = list(dict.fromkeys((*self._notes, *self._said_of(unproven, until))))
         activations, agreeing, first = self._activations(pairs)
         return plan, Proof(
             equal=equal and not self.accepted,
@@ -456,9 +464,10 @@ class _Session:
             notes=tuple(notes),
         )
 
-    def _said_of(self, unproven: Sequence[str]) -> list[str]:
+    def _said_of(self, unproven: Sequence[str], until: str) -> list[str]:
         if not self.comparison.gaps:
-            return ["no two outputs have one shape: they were not compared"]
+            agree = f"; activations agree up to {visible(until)}" if until else ""
+            return [f"no two outputs have one shape: they were not compared{agree}"]
         counted = [name for name in unproven if self._plan.target[name].dtype.category == "float"]
         shown = name_patterns(counted)
         if not shown:
@@ -467,7 +476,8 @@ class _Session:
             f"no influence on the outputs, so not proven: {visible(', '.join(shown[:4]))}{_more(shown[3:])}"
         ]
 
-    def _labelled(self, taking: set[str]) -> Plan:
+    def _labelled(self, taking: set[str], until: str) -> Plan:
+        proof = f"the activations of both models agree up to {visible(until)}" if until else _PROVEN
         settled = {target: each.how for each in self._settled for target in each.targets}
         proven = {
             (each.target.rpartition(".")[0], _owners(each))
@@ -480,7 +490,7 @@ class _Session:
             label: Label
             beside = (each.target.rpartition(".")[0], _owners(each)) in proven
             if each.target in taking:
-                label, reason = "proven", f"{_PROVEN}; {how}" if how else _PROVEN
+                label, reason = "proven", f"{proof}; {how}" if how else proof
             elif beside and (each.label == "ambiguous" or how):
                 label, reason = "likely", _BESIDE
             elif how:
