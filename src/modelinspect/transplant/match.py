@@ -107,12 +107,7 @@ def _plan(
     values: Callable[[str], object] | None,
 ) -> Plan:
     source_leaves, target_leaves = (list(tree.leaves()) for tree in trees)
-    # Where most names are not the same, one that is may be so by chance.
-    label: Label = "certain" if len(known) >= _MOST * len(target.table) else "likely"
-    made = {
-        name: Assignment(name, (Piece(partner),), (), label, "the same name")
-        for name, partner in known.items()
-    }
+    made = {name: Assignment(name, (Piece(partner),), (), *_SAME_NAME) for name, partner in known.items()}
     links = without_strangers(result.links, source_leaves, target_leaves)
     links = turned(links, source_leaves, target_leaves, target.table.modules)
     if not _are_one_class(source, target):
@@ -153,8 +148,7 @@ def _plan(
     )
 
 
-_MOST = 0.7
-"""Share of the target's names that the source has as well."""
+_SAME_NAME: tuple[Label, str] = ("certain", "the same name")
 
 
 def _are_one_class(source: Side, target: Side) -> bool:

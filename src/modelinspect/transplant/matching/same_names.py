@@ -19,8 +19,8 @@ def same_names(source: Sequence[TensorInfo], target: Sequence[TensorInfo]) -> di
     Names of the target to those of the source that are the same, with the same shapes.
 
     Returns:
-        Empty where fewer than half of the target's names are there, and where tensors of
-        one name have their axes exchanged: then names say less than they seem to.
+        Empty where few of the target's names are there, of which some may be so by chance,
+        and where tensors of one name have their axes exchanged.
     """
     ours, theirs = {row.name: row for row in source}, {row.name: row for row in target}
     target_names, source_names = common_names(list(theirs), list(ours))
@@ -40,7 +40,9 @@ def same_names(source: Sequence[TensorInfo], target: Sequence[TensorInfo]) -> di
     # A list that has other numbers on the other side may be counted in another way.
     partial = {template_of(name) for name in theirs if name not in found}
     found = {name: partner for name, partner in found.items() if template_of(name) not in partial}
-    return found if 2 * len(found) >= len(theirs) else {}
+    return found if len(found) >= _MOST * len(theirs) else {}
 
 
 _WORD = re.compile("[A-Za-z]")
+_MOST = 0.7
+"""Share of the target's names that the source must have."""
