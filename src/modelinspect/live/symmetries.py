@@ -242,7 +242,17 @@ class SymmetryBench:
                     return None
         return passing[0] if passing else None
 
+    def _fits(self, fused: Fused, layout: Layout) -> bool:
+        """The model has all of these tensors, with as many rows."""
+        tensors = [(self._bench.source_tensor(name), axis) for name, axis in fused if self._has(name)]
+        return len(tensors) == len(fused) and all(
+            tensor.ndim > axis and tensor.shape[axis] == sum(layout.lengths) for tensor, axis in tensors
+        )
+
     def _is_read_so(self, fused: Fused, layout: Layout) -> bool:
+        if not self._fits(fused, layout):
+            return False
+
         def of(role: str) -> list[Rows]:
             return [Rows(name, axis, layout.rows(role)) for name, axis in fused]
 
@@ -287,6 +297,8 @@ class SymmetryBench:
 
     def _is_gated_so(self, fused: Fused, layout: Layout, down: Sequence[str]) -> bool:
         """The minus: twice as much of a gate with relu is twice as much of what it lets through."""
+        if not self._fits(fused, layout) or not all(map(self._has, down)):
+            return False
         after = [(Rows(name, 0), -0.5) for name in down]
         up = [(Rows(name, axis, layout.rows("up")), -2.0) for name, axis in fused]
         both = self._scaled([*up, *after])
@@ -296,9 +308,11 @@ class SymmetryBench:
 
     def rotation(
         self, q: Sequence[Rows], k: Sequence[Rows], sizes: Iterable[int], norms: Sequence[str] = ()
-    ) -> tuple[Rotation, int] | None:
+    ) -> list[tuple[Rotation, int]]:
         """
-        Which rows of a head are turned against each other; None where runs don't tell.
+        Which rows of a head are turned against each other, with each size that fits; mostly one.
+
+        Pairs of neighbours are the same for all sizes. Empty: runs don't tell.
 
         Args:
             q: Rows of queries, head by head, of all blocks that are alike.
@@ -314,11 +328,10 @@ class SymmetryBench:
             for size in sizes:
                 shown = self._rotation(q, k, size)
                 if shown == "none":
-                    return "none", size
+                    return [("none", size)]
                 if shown is not None:
                     found.append((shown, size))
-        # Pairs of neighbours say nothing of the size of a head.
-        return found[0] if len(found) == 1 else None
+        return found
 
     def _rotation(self, q: Sequence[Rows], k: Sequence[Rows], size: int) -> Rotation | None:
         angles = 0.5 + 2 * torch.rand(size // 2, generator=torch.Generator().manual_seed(self._seed + 3))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from modelinspect.errors import DefinitionError, visible
@@ -26,6 +27,8 @@ Progress = Callable[[int, int], None]
 _MOST_ELEMENTS = 200_000_000
 """Of a target that is run."""
 _MOST_IMAGES = 6
+_LONGEST = 60
+"""Seconds after which no further question is asked."""
 
 
 def settle_by_target(
@@ -54,7 +57,7 @@ def settle_by_target(
     Raises:
         UsageError: An input is spelt badly.
     """
-    questions = list(questions_of(plan))
+    questions = sorted(questions_of(plan), key=lambda each: not each.is_ambiguous)
     if not questions:
         return plan
     tied = plan.target.tied_to
@@ -96,7 +99,11 @@ def _settled(
 ) -> Plan:
     changes: dict[str, Assignment] = {}
     said: dict[str, None] = {}
+    began = monotonic()
     for at, question in enumerate(questions):
+        if monotonic() - began > _LONGEST:
+            plan = _noted(plan, f"after {_LONGEST} seconds nothing more was tried on the target alone")
+            break
         if progress is not None:
             progress(at, len(questions))
         found = question.answered(bench)

@@ -296,10 +296,8 @@ class _Fused(Question):
         """With rows of q and k as the target turns them; empty where that is not known."""
         from modelinspect.live.symmetries import Rows
 
-        q, k = ([Rows(name, axis, layout.rows(role)) for name, axis in fused] for role in "qk")
-        lengths = dict(zip(layout.roles, layout.lengths))
-        norms = _norms(self.view, self.unit)
-        found = _rotation(bench, q, k, (lengths["q"], lengths["k"]), norms)
+        q, k, v = ([Rows(name, axis, layout.rows(role)) for name, axis in fused] for role in "qkv")
+        found = _Heads(self.view, self.unit, (q, k, v), _usual(layout)[:2]).rotation(bench)
         if found is None or found[0] == "none":
             return ()
         turned = [self._turned_parts(each, *found) for each in changed]
@@ -402,19 +400,50 @@ def _above(path: str, depth: int) -> str:
 # ----------------------------------------------------------------------- rotation
 
 
-def _rotation(
-    bench: SymmetryBench, q: Sequence[Rows], k: Sequence[Rows], lengths: tuple[int, int], norms: Sequence[str]
-) -> tuple[Rotation, int] | None:
-    said = [
-        *bench.head_sizes,
-        *(length // count for length in lengths for count in bench.head_counts if length % count == 0),
-    ]
-    fitting = [n for n in said if n > 2 and n % 2 == 0 and not any(length % n for length in lengths)]
-    if fitting:
-        return bench.rotation(q, k, list(dict.fromkeys(fitting)), norms)
-    usual = [n for n in _USUAL_SIZES if not any(length % n for length in lengths)]
-    found = bench.rotation(q, k, usual, norms)
-    return found if found is not None and found[0] != "pairs" else None
+class _Heads(NamedTuple):
+    """An attention of the target: rows of its q, k and v, of all blocks that are alike."""
+
+    view: View
+    unit: Unit
+    parts: tuple[Sequence[Rows], Sequence[Rows], Sequence[Rows]]
+    """The last is empty where it is not known."""
+    lengths: tuple[int, int]
+    """Of q and k."""
+
+    def rotation(self, bench: SymmetryBench) -> tuple[Rotation, int] | None:
+        """What is turned in each head, and how many rows a head has."""
+        said = [
+            *bench.head_sizes,
+            *(length // n for length in self.lengths for n in bench.head_counts if length % n == 0),
+        ]
+        fitting = [n for n in said if self._fits(n)]
+        sizes = list(dict.fromkeys(fitting or filter(self._fits, _USUAL_SIZES)))
+        found = bench.rotation(*self.parts[:2], sizes, _norms(self.view, self.unit))
+        if not found or found[0][0] == "none" or (fitting and len(found) == 1):
+            return found[0] if found else None
+        if len(found) == 1 and found[0][0] == "halves":
+            return found[0]
+        size = self.size(bench) if self.parts[2] else None
+        return next((each for each in found if each[1] == size), None)
+
+    def _fits(self, size: int) -> bool:
+        return size > 2 and size % 2 == 0 and not any(length % size for length in self.lengths)
+
+    def size(self, bench: SymmetryBench) -> int | None:
+        """Rows of a head: where heads that change places show, else what attributes say, if they agree."""
+        from modelinspect.live.symmetries import Rows
+
+        wide, narrow = self.lengths
+        divisors = [n for n in range(2, narrow) if narrow % n == 0]
+        for after in _downs(self.view, self.unit, wide):
+            if all(len(self.view.target[name]) == 2 for name in after):
+                axis = 1 if self.view.target[after[0]][1] == wide else 0
+                found = bench.head_size(self.parts, [Rows(name, axis) for name in after], divisors)
+                if found is not None:
+                    return found
+        said = {wide // n for n in bench.head_counts if wide % n == 0}
+        fitting = {n for n in (*said, *bench.head_sizes) if n and narrow % n == 0}
+        return fitting.pop() if len(fitting) == 1 else None
 
 
 def _norms(view: View, unit: Unit) -> list[str]:
@@ -449,8 +478,21 @@ def _rotated(view: View, unit: Unit, found: Sequence[Assignment]) -> Iterator[Qu
             _is_plain(each) and role_of(each.sources[0]) == "k" and not _is_norm(each.target)
             for each in theirs
         ):
-            yield _Rotated(view, unit, tuple(found), tuple(theirs))
+            yield _Rotated(view, unit, tuple(found), tuple(theirs), _values_beside(view, unit))
             return
+
+
+def _values_beside(view: View, unit: Unit) -> tuple[str, ...]:
+    """Names of v beside q."""
+    above = unit.pattern.rpartition(".")[0]
+    for pattern, other in view.by_pattern.items():
+        if pattern.rpartition(".")[0] == above and other.is_module and len(other.paths) == len(unit.paths):
+            found = [view.now.get(name) for name in other.names()]
+            if all(
+                each is not None and _is_plain(each) and role_of(each.sources[0]) == "v" for each in found
+            ):
+                return other.names()
+    return ()
 
 
 def _is_plain(assignment: Assignment) -> bool:
@@ -463,6 +505,7 @@ class _Rotated(Question):
     """Queries and keys that are apart on both sides."""
 
     keys: tuple[Assignment, ...]
+    values: tuple[str, ...]
 
     @property
     def is_ambiguous(self) -> bool:
@@ -477,8 +520,9 @@ class _Rotated(Question):
         if None in lengths:
             return None
         q, k = ([Rows(each.target, 0) for each in part] for part in (self.assignments, self.keys))
+        v = [Rows(name, 0) for name in self.values]
         both = (lengths[0] or 0, lengths[1] or 0)
-        found = _rotation(bench, q, k, both, _norms(self.view, self.unit))
+        found = _Heads(self.view, self.unit, (q, k, v), both).rotation(bench)
         if found is None:
             return None
         changes = []
@@ -582,8 +626,8 @@ class _Copied(Question):
             return found
         from modelinspect.live.symmetries import Rows
 
-        parts = [[Rows(name, axis, found.rows(role)) for name, axis in fused] for role in _ATTENTION]
-        size = _head_size(bench, self.view, self.unit, parts, lengths)
+        q, k, v = ([Rows(name, axis, found.rows(role)) for name, axis in fused] for role in _ATTENTION)
+        size = _Heads(self.view, self.unit, (q, k, v), lengths[:2]).size(bench)
         return found._replace(roles=_ATTENTION, lengths=lengths, groups=lengths[1] // size) if size else None
 
 
@@ -601,28 +645,6 @@ def _splits(rows: int, bench: SymmetryBench) -> list[dict[str, int]]:
                 size = rows // (heads + 2 * shared)
                 found.append((heads * size, shared * size, shared * size))
     return [dict(zip(_ATTENTION, each)) for each in dict.fromkeys(found)]
-
-
-def _head_size(
-    bench: SymmetryBench,
-    view: View,
-    unit: Unit,
-    parts: Sequence[Sequence[Rows]],
-    lengths: tuple[int, int, int],
-) -> int | None:
-    """Rows of a head: where heads that change places show, else what attributes say, if they agree."""
-    from modelinspect.live.symmetries import Rows
-
-    divisors = [n for n in range(2, lengths[1]) if lengths[1] % n == 0]
-    for after in _downs(view, unit, lengths[0]):
-        if all(len(view.target[name]) == 2 for name in after):
-            axis = 1 if view.target[after[0]][1] == lengths[0] else 0
-            found = bench.head_size(parts, [Rows(name, axis) for name in after], divisors)
-            if found is not None:
-                return found
-    said = {lengths[0] // n for n in bench.head_counts if lengths[0] % n == 0}
-    fitting = {n for n in (*said, *bench.head_sizes) if n and lengths[1] % n == 0}
-    return fitting.pop() if len(fitting) == 1 else None
 
 
 def _reordered(assignment: Assignment, axis: int, given: Layout, wanted: Layout) -> Assignment:
@@ -685,12 +707,12 @@ class _Parted(Question):
         """The rows of each part, now that it is known how many a head has."""
         from modelinspect.live.symmetries import Rows
 
-        parts = [[Rows(name, 0) for name in unit.names()] for unit in self.units]
-        rows = [{self.view.target[each.name][0] for each in part} for part in parts]
+        q, k, v = ([Rows(name, 0) for name in unit.names()] for unit in self.units)
+        rows = [{self.view.target[each.name][0] for each in part} for part in (q, k, v)]
         if any(len(each) != 1 for each in rows):
             return None
         lengths = (rows[0].pop(), rows[1].pop(), rows[2].pop())
-        size = _head_size(bench, self.view, self.units[0], parts, lengths)
+        size = _Heads(self.view, self.units[0], (q, k, v), lengths[:2]).size(bench)
         if size is None:
             return None
         groups = lengths[1] // size
