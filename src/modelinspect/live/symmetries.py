@@ -220,15 +220,20 @@ class SymmetryBench:
     # ------------------------------------------------------------- q, k and v
 
     def fused_layout(
-        self, fused: Fused, layouts: Iterable[Layout], silent: Sequence[str] = ()
+        self,
+        fused: Fused,
+        layouts: Iterable[Layout],
+        silent: Sequence[str] = (),
+        queries: Sequence[Rows] = (),
     ) -> Layout | None:
         """
         The one layout in which q, k and v lie in fused tensors; None where runs don't tell.
 
         Args:
             fused: The tensors, of all blocks that are alike.
-            layouts: What may be, each with the roles q, k and v.
+            layouts: What may be, each with the roles q, k and v; without q if that is apart.
             silent: Vectors beside them, taken as 0: they may be added to the rows.
+            queries: Rows of q, where they are apart.
         """
         zeros = {
             name: torch.zeros_like(self._bench.source_tensor(name)) for name in silent if self._has(name)
@@ -236,7 +241,7 @@ class SymmetryBench:
         passing: list[Layout] = []
         with self._under(zeros):
             for layout in layouts:
-                if self._is_read_so(fused, layout):
+                if self._is_read_so(fused, layout, queries):
                     passing.append(layout)
                 if len(passing) > 1:
                     return None
@@ -249,14 +254,14 @@ class SymmetryBench:
             tensor.ndim > axis and tensor.shape[axis] == sum(layout.lengths) for tensor, axis in tensors
         )
 
-    def _is_read_so(self, fused: Fused, layout: Layout) -> bool:
+    def _is_read_so(self, fused: Fused, layout: Layout, queries: Sequence[Rows]) -> bool:
         if not self._fits(fused, layout):
             return False
 
         def of(role: str) -> list[Rows]:
             return [Rows(name, axis, layout.rows(role)) for name, axis in fused]
 
-        q, k = of("q"), of("k")
+        q, k = queries or of("q"), of("k")
         both = self._scaled([*((rows, 2.0) for rows in q), *((rows, 0.5) for rows in k)])
         if both > self._most:
             return False

@@ -109,14 +109,21 @@ def _settled(
         found = question.answered(bench)
         if found is not None:
             changes |= {each.target: each for each in found.changes}
-            said[f"{visible(question.unit.pattern)} {found.said}"] = None
+            if _says_more(plan, found.changes):
+                said[f"{visible(question.unit.pattern)} {found.said}"] = None
     if progress is not None:
         progress(len(questions), len(questions))
-    shown = "; ".join(said) or "that showed nothing of how its rows lie"
+    plan = _changed(plan, changes)
     if not said and not any(question.is_ambiguous for question in questions):
         return plan
-    plan = _changed(plan, changes)
+    shown = "; ".join(said) or "that showed nothing of how its rows lie"
     return _noted(plan, f"the target was run alone on {bench.input}, with random weights: {shown}")
+
+
+def _says_more(plan: Plan, changes: Sequence[Assignment]) -> bool:
+    """Steps or labels are others, not the reasons alone."""
+    now = {each.target: each._replace(reason="") for each in plan.assignments}
+    return any(now[each.target] != each._replace(reason="") for each in changes)
 
 
 def _changed(plan: Plan, changes: Mapping[str, Assignment]) -> Plan:

@@ -26,6 +26,7 @@ __all__ = ["SHOWN", "Answer", "Question", "questions_of"]
 
 SHOWN = "the target's own symmetry shows how its rows lie"
 _ATTENTION = ("q", "k", "v")
+_KEYED = ("k", "v")
 _GATED = ("gate", "up")
 _MOST_GROUPS = 12
 _USUAL_SIZES = (64, 32, 128, 16, 8, 80, 96, 4, 256)
@@ -192,7 +193,7 @@ def _joined_roles(assignment: Assignment) -> tuple[str, ...]:
     if not assignment.steps or assignment.steps[0].op != "cat":
         return ()
     roles = [role_of(piece.name) if piece.name else "" for piece in assignment.pieces]
-    for wanted in (_ATTENTION, _GATED):
+    for wanted in (_ATTENTION, _KEYED, _GATED):
         runs = [roles[at : at + len(wanted)] for at in range(0, len(roles), len(wanted))]
         if all(_is_run(run, wanted) for run in runs) and any(roles):
             return wanted
@@ -226,7 +227,7 @@ class _Fused(Question):
         if len(kept) < len(changed):
             return None
         said = f"holds {_said(layout)}"
-        if self.roles == _GATED:
+        if self.roles != _ATTENTION:
             return Answer(said, tuple(map(shown, kept)))
         turned = self._turned(bench, fused, layout, kept)
         return Answer(said, turned) if turned else Answer(said, tuple(map(shown, kept)))
@@ -237,7 +238,16 @@ class _Fused(Question):
         if self.roles == _GATED:
             downs = _downs(self.view, self.unit, lengths["up"])
             return bench.gated_layout(fused, _gated_layouts(lengths), downs)
-        return _attention_layout(bench, self.view, self.unit, fused, [lengths])
+        queries = self._queries() if self.roles == _KEYED else ()
+        if self.roles == _KEYED and not queries:
+            return None
+        return _attention_layout(bench, self.view, self.unit, fused, [lengths], queries)
+
+    def _queries(self) -> list[Rows]:
+        """Rows of the q that stands beside k and v."""
+        from modelinspect.live.symmetries import Rows
+
+        return [Rows(name, 0) for name in _beside(self.view, self.unit, "q")]
 
     def _axis(self, assignment: Assignment) -> int | None:
         """The axis of the target in which parts are joined."""
@@ -342,26 +352,31 @@ def _gated_layouts(lengths: Mapping[str, int]) -> Iterator[Layout]:
             yield Layout(roles, tuple(lengths[role] for role in roles), groups)
 
 
+_ORDERS: tuple[tuple[tuple[str, ...], ...], ...] = ((_ATTENTION,), (("q", "v", "k"), ("v", "q", "k")))
+_KEY_ORDERS: tuple[tuple[tuple[str, ...], ...], ...] = ((_KEYED,), (("v", "k"),))
+
+
 def _attention_layout(
     bench: SymmetryBench,
     view: View,
     unit: Unit,
     fused: Sequence[tuple[str, int]],
     lengths: Iterable[Mapping[str, int]],
+    queries: Sequence[Rows] = (),
 ) -> Layout | None:
     """The usual order of q, k and v in any number of groups; then v elsewhere."""
     from modelinspect.live.symmetries import Layout
 
     names = {name for name, _ in fused}
     beside = [name for name in own_names(unit) if name not in names and len(view.target[name]) == 1]
-    for orders in ((("q", "k", "v"),), (("q", "v", "k"), ("v", "q", "k"))):
+    for orders in _KEY_ORDERS if queries else _ORDERS:
         layouts = [
             Layout(roles, tuple(each[role] for role in roles), count)
             for each in lengths
             for count in _groups(bench, each)
             for roles in orders
         ]
-        found = bench.fused_layout(fused, layouts, beside)
+        found = bench.fused_layout(fused, layouts, beside, queries)
         if found is not None:
             return found
     return None
@@ -478,19 +493,18 @@ def _rotated(view: View, unit: Unit, found: Sequence[Assignment]) -> Iterator[Qu
             _is_plain(each) and role_of(each.sources[0]) == "k" and not _is_norm(each.target)
             for each in theirs
         ):
-            yield _Rotated(view, unit, tuple(found), tuple(theirs), _values_beside(view, unit))
+            yield _Rotated(view, unit, tuple(found), tuple(theirs), _beside(view, unit, "v"))
             return
 
 
-def _values_beside(view: View, unit: Unit) -> tuple[str, ...]:
-    """Names of v beside q."""
+def _beside(view: View, unit: Unit, role: str) -> tuple[str, ...]:
+    """Names of q, or v, beside a module of the same attention."""
     above = unit.pattern.rpartition(".")[0]
     for pattern, other in view.by_pattern.items():
         if pattern.rpartition(".")[0] == above and other.is_module and len(other.paths) == len(unit.paths):
-            found = [view.now.get(name) for name in other.names()]
-            if all(
-                each is not None and _is_plain(each) and role_of(each.sources[0]) == "v" for each in found
-            ):
+            found = [each for name in other.names() if (each := view.now.get(name)) is not None]
+            roles = {role_of(each.sources[0]) for each in found if _is_plain(each)}
+            if len(found) == len(other.names()) and roles == {role} and not any(map(_is_norm, other.names())):
                 return other.names()
     return ()
 
