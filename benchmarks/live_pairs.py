@@ -65,6 +65,6 @@ def proven(fixture: Fixture) -> Score | str | None:
             plan, proof = prove(match(source, target), built.source.eval(), built.target.eval())
         except ModelInspectError as error:
             return error.message
-    if not proof.outputs:
+    if not proof.input:
         return proof.notes[0] if proof.notes else "not run"
     return score_plan(fixture, plan)
