@@ -423,7 +423,7 @@ def plan_transplant(
     held = target_holder if _module_of(target_holder) is not None else None
     made = replace(made, notes=(*said, *target.table.notes, *made.notes), target_of=held)
     if definition is None:
-        return made if plan is not None else _settled(made, target_holder, inputs, progress)
+        return made if plan is not None else _settled(made, holder, target_holder, inputs, progress)
     return _proven(made, definition, target_holder, holder, inputs, progress)
 
 
@@ -549,6 +549,7 @@ def _reading(table: ParameterTable, holder: Any) -> Iterator[Callable[[str], Any
 
 def _settled(
     plan: Plan,
+    source: Any,
     target: Any,
     inputs: str | Sequence[str] | None,
     progress: Callable[[int, int], None] | None,
@@ -559,7 +560,8 @@ def _settled(
     from modelinspect.transplant.settle import settle_by_target
 
     specs = (inputs,) if isinstance(inputs, str) else tuple(inputs or ())
-    return settle_by_target(plan, target, inputs=specs, progress=progress)
+    with _reading(plan.source, source) as values:
+        return settle_by_target(plan, target, inputs=specs, values=values, progress=progress)
 
 
 def _proven(

@@ -4,6 +4,7 @@ Plans that names leave in doubt, settled by running the target alone; outputs of
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -252,6 +253,32 @@ def test_patches_as_a_matrix(way: str) -> None:
     assert before.is_ambiguous
     assert not plan.is_ambiguous
     assert gap(plan, source, target, torch.randn(2, 3, 24, 24)) < 1e-4
+
+
+class Normed(nn.Module):
+    """A norm without a bias, which may add one to its weight."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__()
+        self.offset, self.weight = offset, nn.Parameter(torch.randn(WIDTH) * 0.3 + 1 - offset)
+
+    def forward(self, x: Tensor) -> Any:
+        return functional.rms_norm(x, (WIDTH,)) * (self.weight + self.offset)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_norms_that_add_one(offset: int) -> None:
+    """Where values show that a source stores weights less one, the target shows whether it does so, too."""
+
+    def net(own: int, name: str) -> nn.Module:
+        return nn.Sequential(
+            OrderedDict({"first": nn.Linear(WIDTH, WIDTH), name: Normed(own), "last": nn.Linear(WIDTH, 3)})
+        )
+
+    source, target = net(1, "norm"), net(offset, "rms_norm")
+    plan = mi.plan_transplant(source, target)
+    assert not plan.is_ambiguous
+    assert gap(plan, source, target, torch.randn(4, WIDTH)) < 1e-5
 
 
 def test_what_a_target_hides_stays_open() -> None:

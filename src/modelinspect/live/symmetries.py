@@ -386,6 +386,39 @@ class SymmetryBench:
     def _length(self, rows: Rows) -> int:
         return len(rows.at) if rows.at is not None else self._bench.source_tensor(rows.name).shape[rows.axis]
 
+    # ------------------------------------------------------------------- norms
+
+    def norm_offset(self, weights: Sequence[str]) -> int | None:
+        """
+        What norms add to their weight, 0 or 1; None where runs don't tell.
+
+        Args:
+            weights: Vectors, each all that is in a module.
+        """
+        if not all(map(self._has, weights)):
+            return None
+        fitting = [offset for offset in (0, 1) if self._is_silent(weights, -float(offset))]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _is_silent(self, weights: Sequence[str], value: float) -> bool:
+        """The modules put out nothing but zeros with that value in their weights."""
+        seen: list[bool] = []
+
+        def look(_module: nn.Module, _given: Any, out: Any) -> None:
+            seen.append(isinstance(out, Tensor) and not bool(out.any()))
+
+        values = {name: torch.full_like(self._bench.source_tensor(name), value) for name in weights}
+        handles = [
+            self._module.get_submodule(name.rpartition(".")[0]).register_forward_hook(look)
+            for name in weights
+        ]
+        try:
+            self._change(values)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return bool(seen) and all(seen)
+
     # ----------------------------------------------------------------- patches
 
     def patch_order(self, weights: Sequence[str], beside: Sequence[str], channels: int) -> PatchOrder | None:

@@ -36,6 +36,7 @@ def settle_by_target(
     definition: Any,
     *,
     inputs: Sequence[str] = (),
+    values: Callable[[str], Any] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
@@ -47,6 +48,7 @@ def settle_by_target(
         definition: The target: a definition, a module, or a target such as ``net.py:Net``. A
             module is left as it was.
         inputs: As ``--input`` spells them; empty: worked out.
+        values: Reads a tensor of the source by name, as an array, where values settle a doubt.
         seed: Of weights, inputs and generators.
         progress: Told of the questions that were looked at and of all there are.
 
@@ -57,7 +59,7 @@ def settle_by_target(
     Raises:
         UsageError: An input is spelt badly.
     """
-    questions = sorted(questions_of(plan), key=lambda each: not each.is_ambiguous)
+    questions = sorted(questions_of(plan, values), key=lambda each: not each.is_ambiguous)
     if not questions:
         return plan
     tied = plan.target.tied_to

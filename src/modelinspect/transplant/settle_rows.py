@@ -9,11 +9,12 @@ lie in the target, which was measured.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modelinspect.errors import ModelInspectError
 from modelinspect.transplant.matching.vocabulary import concepts_of, tokens_of
 from modelinspect.transplant.plan import Assignment, Label, Piece, Plan
 from modelinspect.transplant.prove_units import Unit, units_of
@@ -32,11 +33,12 @@ _MOST_GROUPS = 12
 _USUAL_SIZES = (64, 32, 128, 16, 8, 80, 96, 4, 256)
 _OPEN = re.compile(
     "^fused of |^a part of what is fused|rows that are fused|go head by head|rows of rotary heads"
-    "|pixels of a patch"
+    "|pixels of a patch|stored less one"
 )
 """Reasons of rows that are ambiguous for no other cause than how rows lie."""
 
 Shape = tuple[int, ...]
+Values = Callable[[str], Any]
 
 
 class Answer(NamedTuple):
@@ -95,8 +97,14 @@ class Question:
         raise NotImplementedError
 
 
-def questions_of(plan: Plan) -> Iterator[Question]:
-    """All that the target could show of a plan."""
+def questions_of(plan: Plan, values: Values | None = None) -> Iterator[Question]:
+    """
+    All that the target could show of a plan.
+
+    Args:
+        plan: As names and shapes have it.
+        values: Reads a tensor of the source by name; None: it has none.
+    """
     if not any(each.label == "likely" or _is_open(each) for each in plan.assignments):
         return
     view = View(plan)
@@ -107,6 +115,8 @@ def questions_of(plan: Plan) -> Iterator[Question]:
             yield from _copied(view, unit, found)
             yield from _rotated(view, unit, found)
             yield from _patches(view, unit, found)
+            if values is not None:
+                yield from _normed(view, unit, found, values)
     yield from _parted(view)
 
 
@@ -785,3 +795,50 @@ class _Patches(Question):
         piece = Piece(each.pieces[0].name, (*steps, Step("reshape", (shape[0], width))))
         changed = each._replace(pieces=(piece,), steps=())
         return Answer(f"takes patches with {order}", (shown(changed),))
+
+
+# ------------------------------------------------------------------------- norms
+
+
+def _normed(view: View, unit: Unit, found: Sequence[Assignment], values: Values) -> Iterator[Question]:
+    """Weights of norms without a bias, whose values lie around 0: they are stored less one."""
+    if [len(shape) for _, shape in unit.leaves] != [1] or len(found) < len(unit.paths):
+        return
+    if not all(_is_plain(each) and (_is_norm(each.target) or _is_norm(each.sources[0])) for each in found):
+        return
+    if all(_lies_around_0(each.sources[0], values) for each in found):
+        yield _Normed(view, unit, tuple(found))
+
+
+def _lies_around_0(name: str, values: Values) -> bool:
+    """
+    A mean near 0 is not enough: weights of norms in trained networks may be small.
+
+    They are hardly negative, though.
+    """
+    try:
+        array = values(name)
+    except ModelInspectError:
+        return False  # what can't be read says nothing
+    if array is None or not array.size:
+        return False
+    return abs(float(array.mean())) < _NEAR and float((array < 0).mean()) > _NEGATIVE
+
+
+_NEAR = 0.3
+_NEGATIVE = 0.2
+
+
+@dataclass(frozen=True)
+class _Normed(Question):
+    """Weights of norms that are stored less one in the source."""
+
+    def answered(self, bench: SymmetryBench) -> Answer | None:
+        """Whether the target adds one as well."""
+        weights = [each.target for each in self.assignments]
+        offset = bench.norm_offset(weights)
+        if offset is None:
+            return None
+        steps = () if offset else (Step("add", (1,)),)
+        changes = tuple(shown(_followed(each, steps)) for each in self.assignments)
+        return Answer(f"adds {offset or 'nothing'} to its weights, and the source's lie around 0", changes)
