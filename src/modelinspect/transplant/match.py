@@ -15,14 +15,14 @@ from modelinspect.transplant.matching.constants import is_constant, matching_con
 from modelinspect.transplant.matching.doubting import doubts_of
 from modelinspect.transplant.matching.hinting import hinted, mark
 from modelinspect.transplant.matching.leftovers import missing_of, unused_of
-from modelinspect.transplant.matching.links import Link, Result
+from modelinspect.transplant.matching.links import Link, Result, weaker
 from modelinspect.transplant.matching.namesakes import without_strangers
 from modelinspect.transplant.matching.regions import Solver
 from modelinspect.transplant.matching.same_names import same_names
 from modelinspect.transplant.matching.scoring import natural
 from modelinspect.transplant.matching.sharing import shared_again
 from modelinspect.transplant.matching.squeezing import squeezed_rows
-from modelinspect.transplant.matching.styles import turned_rows, turns
+from modelinspect.transplant.matching.styles import Turns, turned_rows, turns
 from modelinspect.transplant.matching.trees import Forms, Node, build_tree
 from modelinspect.transplant.matching.turning import turned
 from modelinspect.transplant.plan import Assignment, Hint, Label, Piece, Plan, Side
@@ -68,15 +68,15 @@ def _matched(
         [row for row in ours if row.name not in taken], [row for row in theirs if row.name not in known]
     )
     trees = build_tree(ours, forms), build_tree(theirs, forms)
-    steps = turns(*trees)
-    if steps:
-        trees = build_tree(turned_rows(ours, steps), forms), trees[1]
+    turned_ones = turns(*trees)
+    if turned_ones.steps:
+        trees = build_tree(turned_rows(ours, turned_ones.steps), forms), trees[1]
     pairs = hinted(*trees, hints)
     if pairs:
         mark(trees, pairs, forms)
     ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
     result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
-    return _plan(source, target, trees, result, _Stored(steps, *true_shapes), known, values)
+    return _plan(source, target, trees, result, _Stored(turned_ones, *true_shapes), known, values)
 
 
 def _under(pairs: Mapping[int, tuple[Node, Node]]) -> set[str]:
@@ -174,7 +174,7 @@ def _modules(links: Sequence[Link], sources: Sequence[Node], targets: Sequence[N
 class _Stored(NamedTuple):
     """How tensors lie in truth that were matched in another way."""
 
-    turns: Mapping[str, Step]
+    turns: Turns
     """Of source tensors: the step to how they were matched."""
     source_shapes: Mapping[str, tuple[int, ...]]
     target_shapes: Mapping[str, tuple[int, ...]]
@@ -185,7 +185,7 @@ def _as_stored(assignment: Assignment, stored: _Stored) -> Assignment:
     """With the steps from how the source stores its tensors, and to how the target does."""
     shape = stored.target_shapes.get(assignment.target)
     if shape is None and all(
-        name not in stored.turns and name not in stored.source_shapes for name in assignment.sources
+        name not in stored.turns.steps and name not in stored.source_shapes for name in assignment.sources
     ):
         return assignment
     if (
@@ -196,13 +196,16 @@ def _as_stored(assignment: Assignment, stored: _Stored) -> Assignment:
         return assignment
     pieces = []
     for piece in assignment.pieces:
-        steps, turn = piece.steps, stored.turns.get(piece.name)
+        steps, turn = piece.steps, stored.turns.steps.get(piece.name)
         if turn is not None:
             steps = steps[1:] if turn.op == "transpose" and steps[:1] == (turn,) else (turn, *steps)
         true = stored.source_shapes.get(piece.name)
         if true is not None:
             steps = (Step("reshape", true[:2]), *steps)
         pieces.append(piece._replace(steps=steps))
+    if stored.turns.is_guess and not stored.turns.steps.keys().isdisjoint(assignment.sources):
+        label, reason = weaker((assignment.label, assignment.reason), _GUESSED)
+        assignment = assignment._replace(label=label, reason=reason)
     if shape is None:
         return assignment._replace(pieces=tuple(pieces))
     back = Step("reshape", shape)
@@ -211,6 +214,9 @@ def _as_stored(assignment: Assignment, stored: _Stored) -> Assignment:
         steps = steps[:-1] if steps[-1:] and steps[-1].op == "reshape" else steps
         return assignment._replace(pieces=(pieces[0]._replace(steps=(*steps, back)),))
     return assignment._replace(pieces=tuple(pieces), steps=(*assignment.steps, back))
+
+
+_GUESSED: tuple[Label, str] = ("likely", "transposed, as the words for what is first and last say")
 
 
 def _assignment(link: Link, sources: Sequence[Node], targets: Sequence[Node]) -> Assignment:

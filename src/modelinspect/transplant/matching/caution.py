@@ -107,6 +107,12 @@ class _Case(NamedTuple):
         return self.node.parent
 
     @property
+    def has_one_author(self) -> bool:
+        """Both sides go by the same words in the block: two containers of one class."""
+        ours, theirs = (node.path.split(".")[-3:] for node in (self.source, self.target))
+        return len(ours) > 2 and ours[1:] == theirs[1:] and (ours[0] == theirs[0] or ours[0].isdigit())
+
+    @property
     def parts(self) -> set[str]:
         """Which parts of an attention or a gated net the module is, by its name."""
         found = concepts_of(self.module.name).members
@@ -134,7 +140,7 @@ def _fused_doubt(case: _Case) -> tuple[Label, str] | None:
 
 
 def _rotary_doubt(case: _Case) -> tuple[Label, str] | None:
-    if not (case.parts & {"q", "k"} and case.has_rotation):
+    if not (case.parts & {"q", "k"} and case.has_rotation) or case.has_one_author:
         return None
     if _has_short_name(case.source) != _has_short_name(case.target):
         return "ambiguous", "rows of rotary heads may lie in another order"
@@ -145,7 +151,8 @@ def _other_doubt(case: _Case) -> tuple[Label, str] | None:
     node, module = case.node, case.module
     if case.is_copy and _is_patch(case.source, case.target):
         return "ambiguous", "pixels of a patch may lie before or after their channels"
-    if node.role == "weight" and len(node.shape) == 1 and len(module.children) == 1:
+    is_statistic = any(child.role in ("mean", "var") for child in module.children)
+    if node.role == "weight" and len(node.shape) == 1 and not is_statistic and not case.has_one_author:
         return "likely", NORM_OFFSET
     if len(node.shape) >= 3 and node.shape[1] > node.shape[0] and _WIDENS & set(tokens_of(module.path)):
         return "likely", "by name and place; channels that were joined may lie in another order"
@@ -154,7 +161,7 @@ def _other_doubt(case: _Case) -> tuple[Label, str] | None:
     return None
 
 
-NORM_OFFSET = "by name and place; a norm without a bias may store its weight less one"
+NORM_OFFSET = "by name and place; a norm may store its weight less one"
 _FUSIONS = frozenset({"qkv", "kv", "gate_up"})
 _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _WIDENS = frozenset(

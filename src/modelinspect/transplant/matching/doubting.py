@@ -29,7 +29,6 @@ def doubts_of(
     for each in found:
         target = _node(targets, each.target)
         nodes = [_node(sources, place) for place in each.sources]
-        hint = f"--map '{nodes[0].path}={target.path}'"
         for leaf in target.leaves():
             claim = made.get(leaf.path)
             if claim is None or claim.label != "ambiguous" or not claim.sources or leaf.path in told:
@@ -37,7 +36,10 @@ def doubts_of(
             candidates = tuple(dict.fromkeys(_candidates(claim.sources[0], nodes)))
             if len(candidates) > 1:
                 told.add(leaf.path)
-                yield Doubt((leaf.path,), candidates, hint)
+                pair = (nodes[0].path, target.path)
+                if not (claim.sources[0].startswith(f"{pair[0]}.") and leaf.path.startswith(f"{pair[1]}.")):
+                    pair = (claim.sources[0], leaf.path)  # q of q_bias is no module
+                yield Doubt((leaf.path,), candidates, f"--map '{pair[0]}={pair[1]}'")
 
 
 def _node(leaves: Sequence[Node], place: tuple[int, int]) -> Node:

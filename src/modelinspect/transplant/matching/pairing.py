@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from modelinspect.transplant.matching.assignment import assign, margins
 from modelinspect.transplant.matching.links import weaker
-from modelinspect.transplant.matching.parts import MANY, Group
+from modelinspect.transplant.matching.parts import IN_ORDER, MANY, Group
 from modelinspect.transplant.matching.scoring import (
     Scorer,
     are_opposed,
@@ -31,6 +31,8 @@ _CLEAR = 1.5
 ENOUGH = 0.7
 """Score that a pair needs where some of its group must stay alone."""
 _LARGEST_TABLE = 80
+_ORDERED = 0.5
+"""Trust in the order of a group from which it stands for names."""
 
 
 class Pair(NamedTuple):
@@ -55,6 +57,27 @@ class Pairing:
         """Tensors of source and target that have no place."""
         self.unsure: set[tuple[int, int]] = set()
         """Modules, one of each side, that were paired without being sure."""
+        self._counted: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        """Numbers of paired nodes that something else than their order paired, by their lists."""
+
+    def note(self, pair: Pair) -> None:
+        """Take note of a pair whose content decided, for the lists beside it."""
+        ours, theirs = pair.source.below(self.scorer.source), pair.target.below(self.scorer.target)
+        numbers = (
+            [int(part[1]) for part in natural(ours) if not part[0]],
+            [int(part[1]) for part in natural(theirs) if not part[0]],
+        )
+        if pair.reason != IN_ORDER and numbers[0] and numbers[1]:
+            self._counted[template_of(ours), template_of(theirs)].append((numbers[0][-1], numbers[1][-1]))
+
+    def _runs_backwards(self, length: int) -> bool:
+        """Is there a list of that length whose shapes say that it runs the other way round?"""
+        for found in self._counted.values():
+            if len(found) == length:
+                ordered = [other for _, other in sorted(found)]
+                if len(set(ordered)) == length and ordered == sorted(ordered, reverse=True):
+                    return True
+        return False
 
     def leave(self, sources: Iterable[Node], targets: Iterable[Node]) -> None:
         """Take note of nodes that stay alone."""
@@ -130,11 +153,7 @@ class Pairing:
             a, b = left[at], right[column]
             if len(a) != len(b):
                 return None
-            label, reason = _judged(losses[at] if len(left) > 1 else float("inf"))
-            if len(left) == 1:
-                label, reason = "certain", "in the order of their numbers"
-                if not _same_grid(a, b):
-                    label, reason = "ambiguous", "lists of lists of other lengths"
+            label, reason = self._judged_lists(a, b, losses[at] if len(left) > 1 else None)
             if len(a) > 1 and self._is_reversed(a, b):
                 b = b[::-1]
                 label, reason = weaker((label, reason), ("likely", "in reversed order of their numbers"))
@@ -143,6 +162,18 @@ class Pairing:
                 Pair(s, t, label, reason, tuple(rival[n : n + 1])) for n, (s, t) in enumerate(zip(a, b))
             ]
         return pairs
+
+    def _judged_lists(
+        self, ours: Sequence[Node], theirs: Sequence[Node], loss: float | None
+    ) -> tuple[Label, str]:
+        """How sure the pair of two lists is; without a *loss* they are the only ones."""
+        if loss is not None:
+            return _judged(loss)
+        if self._runs_backwards(len(ours)):
+            return "ambiguous", "beside it a list of that length runs backwards"
+        if not _same_grid(ours, theirs):
+            return "ambiguous", "lists of lists of other lengths"
+        return "certain", IN_ORDER
 
     def _list_score(self, ours: Sequence[Node], theirs: Sequence[Node]) -> float:
         if len(ours) != len(theirs):
@@ -176,6 +207,7 @@ class Pairing:
         if max(len(sources), len(targets)) > _LARGEST_TABLE:
             sources, targets = self._sorted(sources, targets)
         scores = self.scorer.table(sources, targets)
+        trust = self.scorer.trust(sources, targets)
         is_turned = len(sources) > len(targets)
         if is_turned:
             scores = [list(line) for line in zip(*scores)]
@@ -190,7 +222,9 @@ class Pairing:
                 continue
             taken[0].add(at)
             taken[1].add(to)
-            judged = self._judged_pair(sources[at], targets[to], losses[row], is_even=is_even)
+            judged = self._judged_pair(
+                sources[at], targets[to], losses[row], is_even=is_even, has_order=trust >= _ORDERED
+            )
             rival: tuple[Node, ...] = ()
             if judged[0] == "ambiguous" and rivals[row] >= 0:
                 other = rivals[row] if is_turned else _row_of(chosen, rivals[row])
@@ -202,14 +236,16 @@ class Pairing:
                 [node for at, node in enumerate(targets) if at not in taken[1]],
             )
 
-    def _judged_pair(self, source: Node, target: Node, loss: float, *, is_even: bool) -> tuple[Label, str]:
+    def _judged_pair(
+        self, source: Node, target: Node, loss: float, *, is_even: bool, has_order: bool
+    ) -> tuple[Label, str]:
         """How sure a pair is whose next best reading loses that much."""
         is_large = source.count > MANY
         if (id(source.parent), id(target.parent)) in self.unsure:
             return "ambiguous", "its module is not sure"
         if is_large and not is_even and loss < _CLEAR:
             return "ambiguous", "one side has more of the same"
-        is_open = not self.is_whole or are_opposed(source.path, target.path, are_vectors=False)
+        is_open = are_opposed(source.path, target.path, are_vectors=False) or not (self.is_whole or has_order)
         if is_open and not is_large and self.scorer.table([source], [target], with_order=False)[0][0] <= 0:
             return "ambiguous", "nothing but the shape speaks for it"
         return _judged(loss)

@@ -14,8 +14,9 @@ from modelinspect.transplant.matching.orientation import how
 from modelinspect.transplant.matching.scoring import name_score, natural
 from modelinspect.transplant.matching.trees import Node, template_of
 
-__all__ = ["MANY", "Group", "Parts", "take_apart"]
+__all__ = ["IN_ORDER", "MANY", "Group", "Parts", "take_apart"]
 
+IN_ORDER = "in the order of their numbers"
 MANY = 4
 """Tensors whose roles and shapes all agree by accident: hardly ever more than these."""
 _ALIKE = 0.6
@@ -80,7 +81,7 @@ def take_apart(source: Node, target: Node, hinted: Mapping[int, tuple[Node, Node
                 work.push(side, node.children)
     for ours, theirs in {id(pair): pair for pair in work.paired.values()}.values():
         if id(ours) in work.reached and id(theirs) in work.reached:
-            why = HINTED if id(ours) in hinted else "in the order of their numbers"
+            why = HINTED if id(ours) in hinted else IN_ORDER
             parts.groups.append(Group([ours], [theirs], ours.key == theirs.key, why))
             continue
         parts.left_sources.extend(ours.leaves() if id(ours) in work.reached else ())

@@ -121,8 +121,8 @@ def _steps_to(near: dict[int, int], image: Node) -> int:
 class Ranks:
     """The order of some nodes, and how much it is to be trusted, 0 to 1."""
 
-    def __init__(self, order: Sequence[float], trust: float) -> None:
-        self.order, self.trust = order, trust
+    def __init__(self, order: Sequence[float], trust: float, *, has_lists: bool = False) -> None:
+        self.order, self.trust, self.has_lists = order, trust, has_lists
 
 
 def ranks_of(scorer: Scorer, side: int, nodes: Sequence[Node]) -> Ranks:
@@ -142,8 +142,10 @@ _SMALL = 12
 
 def common_trust(ours: Ranks, theirs: Ranks) -> float:
     """How much two orders say together. Numbers on one side make registration on the other worth more."""
-    low, high = sorted((ours.trust, theirs.trust))
-    return _REGISTERED_LIKE_NUMBERS if low == _REGISTERED and high >= _NUMBERED else low
+    low, high = sorted((ours, theirs), key=lambda ranks: ranks.trust)
+    if low.trust == _REGISTERED and high.trust >= _NUMBERED and not low.has_lists:
+        return _REGISTERED_LIKE_NUMBERS
+    return low.trust
 
 
 _ALPHABET = 0.05
@@ -169,7 +171,9 @@ def ranks(
         return Ranks(_ranked([natural(path) for path in paths]), 0.3)
     custom = [_CUSTOM.get(_member(path)) for path in paths]
     if None not in custom and len(set(custom)) == len(custom):
-        return Ranks(_ranked(custom), 0.6)
+        # Where they were registered in another order, numbers may follow that.
+        agrees = not is_ordered or _ranked(custom) == _ranked(positions)
+        return Ranks(_ranked(custom), 0.6 if agrees else 0.2)
     phases = [phase_of(path) if by_words else None for path in paths]
     filled = [_MIDDLE if phase is None else phase for phase in phases]
     if len(set(filled)) == len(filled):
@@ -177,10 +181,9 @@ def ranks(
     keys: list[object] = list(zip(filled, positions if is_ordered else map(natural, paths)))
     if len(set(filled)) > 1:
         return Ranks(_ranked(keys), 0.5)
-    return Ranks(
-        _ranked(positions if is_ordered else [natural(path) for path in paths]),
-        _REGISTERED if is_ordered else _ALPHABET,
-    )
+    order = positions if is_ordered else [natural(path) for path in paths]
+    has_lists = len(templates) < len(paths)
+    return Ranks(_ranked(order), _REGISTERED if is_ordered else _ALPHABET, has_lists=has_lists)
 
 
 def _what_differs(paths: Sequence[str]) -> list[str]:
@@ -221,7 +224,8 @@ def _differ_in_letters(paths: Sequence[str]) -> bool:
     return len(found) == len(paths) and found[-1] <= "h"
 
 
-_MIDDLE = 2.5
+_MIDDLE = 1.5
+"""Of what says nothing: after what is before an attention, before what is across or in the net."""
 _LONE_LETTER = re.compile(r"(?<![A-Za-z])[a-z](?![A-Za-z])")
 
 
@@ -287,6 +291,10 @@ class Scorer:
         """Take a pair that is sure for evidence of others."""
         self.neighbours.add(source, target)
         self.translation.learn(source.below(self.source), target.below(self.target))
+
+    def trust(self, sources: Sequence[Node], targets: Sequence[Node]) -> float:
+        """How much the order of some nodes says, 0 to 1."""
+        return common_trust(*(ranks_of(self, side, nodes) for side, nodes in enumerate((sources, targets))))
 
     def table(
         self, sources: Sequence[Node], targets: Sequence[Node], *, with_order: bool = True
@@ -369,6 +377,9 @@ def are_opposed(ours: str, theirs: str, *, are_vectors: bool) -> bool:
     for family in ("tower", "modality", "embedding", "qkvo"):
         mine = {member for of, member in left.members if of == family}
         others = {member for of, member in right.members if of == family}
-        if mine and others and not mine & others:
+        if mine and others and not mine & others and not (mine | others) & _FUSED:
             return True
     return False
+
+
+_FUSED = frozenset({"qkv", "kv"})

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from modelinspect.tensors import TensorInfo
-from modelinspect.transplant.matching.scoring import ranks
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import members_of
+from modelinspect.transplant.matching.vocabulary import members_of, phase_of
 from modelinspect.transplant.transforms import Step, inverse, shape_after
 
-__all__ = ["turned_rows", "turns"]
+__all__ = ["Turns", "turned_rows", "turns"]
 
 Shape = tuple[int, ...]
 
@@ -24,13 +24,21 @@ Shape = tuple[int, ...]
 _CHANNELS_LAST = {3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
 
 
-def turns(source: Node, target: Node) -> dict[str, Step]:
+class Turns(NamedTuple):
+    """What lies the other way round on the two sides."""
+
+    steps: dict[str, Step]
+    """Names of the source's weights, and the step for each."""
+    is_guess: bool
+    """Words alone say so, and not shapes."""
+
+
+def turns(source: Node, target: Node) -> Turns:
     """
-    Names of the source's weights that lie the other way round than the target's, and the step for each.
+    Which of the source's weights lie the other way round than the target's.
     """
-    found = {}
-    if _are_turned(source, target):
-        found = {node.path: Step("transpose") for node in _matrices(source)}
+    sureness = _turned(source, target)
+    found = {node.path: Step("transpose") for node in _matrices(source)} if sureness else {}
     sides = [
         [leaf for leaf in side.leaves() if leaf.role == "weight" and len(leaf.shape) > 2]
         for side in (source, target)
@@ -45,7 +53,7 @@ def turns(source: Node, target: Node) -> dict[str, Step]:
             if sum((turned & wanted).values()) > straight:
                 found.update((leaf.path, step) for leaf in ours)
                 break
-    return found
+    return Turns(found, sureness == "guessed")
 
 
 def turned_rows(rows: Sequence[TensorInfo], steps: Mapping[str, Step]) -> list[TensorInfo]:
@@ -58,19 +66,19 @@ def turned_rows(rows: Sequence[TensorInfo], steps: Mapping[str, Step]) -> list[T
     ]
 
 
-def _are_turned(source: Node, target: Node) -> bool:
+def _turned(source: Node, target: Node) -> Literal["", "seen", "guessed"]:
     """Do the two sides keep their matrices different ways round?"""
     ours, theirs = _matrices(source), _matrices(target)
     styles = _style(ours), _style(theirs)
     if any(styles):
         # torch.nn.Linear is what a network has that does not show its style.
-        return (styles[0] or "out, in") != (styles[1] or "out, in")
+        return "seen" if (styles[0] or "out, in") != (styles[1] or "out, in") else ""
     left, right = (Counter(node.shape for node in side if _is_oblong(node)) for side in (ours, theirs))
     turned = Counter({shape[::-1]: count for shape, count in left.items()})
     straight, crossed = sum((left & right).values()), sum((turned & right).values())
     if straight != crossed:
-        return crossed > straight
-    return bool(straight) and sum(_mirrored(ours)) * sum(_mirrored(theirs)) < 0
+        return "seen" if crossed > straight else ""
+    return "guessed" if straight and sum(_mirrored(ours)) * sum(_mirrored(theirs)) < 0 else ""
 
 
 def _matrices(tree: Node) -> list[Node]:
@@ -112,10 +120,8 @@ def _mirrored(matrices: Sequence[Node]) -> Iterator[int]:
             groups[id(above)].append(node)
     for nodes in groups.values():
         if len(nodes) == 2 and nodes[0].shape == nodes[1].shape[::-1] and _is_oblong(nodes[0]):
-            found = ranks([node.path for node in nodes], [node.position for node in nodes], is_ordered=False)
-            if found.trust >= _TRUSTED:
-                first = nodes[0] if found.order[0] < found.order[1] else nodes[1]
-                yield 1 if first.shape[0] > first.shape[1] else -1
-
-
-_TRUSTED = 0.5
+            # Words alone: w2 goes after w3 in a gated net, so that numbers say nothing.
+            first, second = (phase_of(node.parent.name) if node.parent else None for node in nodes)
+            if first is not None and second is not None and first != second:
+                ahead = nodes[0] if first < second else nodes[1]
+                yield 1 if ahead.shape[0] > ahead.shape[1] else -1

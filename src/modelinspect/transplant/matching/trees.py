@@ -150,6 +150,9 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         ):
             # Added to scores, position by position, and learned like any weight.
             leaf = Leaf(parts[-1], "weight")
+        is_short = leaf.role == "bias" and not leaf.holder and parts[-1] in _SHORT_BIASES
+        if is_short and not _is_one_of(module, _BESIDE_BIASES, names):
+            leaf = Leaf(parts[-1], "weight")
         if leaf.holder == parts[-1] and leaf.holder.endswith("_scale"):
             holder = leaf.holder[: -len("_scale")]
             if _is_one_of(module, (f"{holder}_bias", f"{holder}_offset"), names):
@@ -175,6 +178,8 @@ def _has_weight(module: str, leaf: Leaf, names: AbstractSet[str]) -> bool:
     return any(f"{prefix}{leaf.holder}{end}" in names for end in ("", "_weight", "_kernel", "_scale", "_w"))
 
 
+_SHORT_BIASES = frozenset({"b", "offset", "shift", "beta", "b_2"})
+_BESIDE_BIASES = ("weight", "weights", "w", "W", "kernel", "gamma", "g", "scale", "a_2", "a", "alpha")
 _BARE_BIAS = re.compile(r"[bB]_?(\d+)")
 """``b1``, beside ``w1``."""
 
