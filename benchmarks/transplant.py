@@ -21,14 +21,15 @@ from pair_scores import Score, Weights, score_plan
 from pairs import SOURCES, TARGETS, Fixture, Form, fixtures
 
 from benchmarks.baselines import BASELINES, is_installed, run_baseline
-from benchmarks.live_pairs import importable_pairs, proven
+from benchmarks.live_pairs import importable_pairs, proven, settled
 from benchmarks.report import failure_lines
 from modelinspect.transplant.match import match
 
 _OURS = "modelinspect"
 _CLASS = "class"
-_FORMS = {"pt": ".pt", "safetensors": ".safet.", _CLASS: "+ class"}
-"""What the source is given as; with its class, both models are run."""
+_TARGET = "target"
+_FORMS = {"pt": ".pt", "safetensors": ".safet.", _TARGET: "+ target", _CLASS: "+ class"}
+"""What the source is given as: with the target's class that is run alone, with its own both are."""
 
 
 class Result(NamedTuple):
@@ -88,13 +89,13 @@ def _ours(fixture: Fixture, target: Form, is_run: bool, notes: list[str]) -> Ite
         seconds = time.perf_counter() - start
         score = score_plan(fixture, plan, is_ordered=source_side.is_ordered)
         yield Result(_OURS, form, score, seconds)
-    if is_run:
+    for what, run in ((_TARGET, settled), (_CLASS, proven)) if is_run else ():
         start = time.perf_counter()
-        found = proven(fixture)
+        found = run(fixture)
         if isinstance(found, str):
             notes.append(f"not run: {fixture.name}: {found}")
         elif found is not None:
-            yield Result(_OURS, _CLASS, found, time.perf_counter() - start)
+            yield Result(_OURS, what, found, time.perf_counter() - start)
 
 
 def _baselines(found: Iterable[Fixture], target: Form) -> list[Result]:
