@@ -13,10 +13,11 @@ from modelinspect.transplant.matching.by_value import weighed
 from modelinspect.transplant.matching.caution import cautious
 from modelinspect.transplant.matching.constants import is_constant, matching_constants
 from modelinspect.transplant.matching.doubting import doubts_of
-from modelinspect.transplant.matching.hinting import hinted, mark
+from modelinspect.transplant.matching.hinting import Hinted, hinted, mark
 from modelinspect.transplant.matching.leftovers import missing_of, unused_of
-from modelinspect.transplant.matching.links import Link, Result, weaker
-from modelinspect.transplant.matching.namesakes import without_strangers
+from modelinspect.transplant.matching.links import HINTED, Link, Result, weaker
+from modelinspect.transplant.matching.namesakes import not_by_chance, without_strangers
+from modelinspect.transplant.matching.orientation import how
 from modelinspect.transplant.matching.regions import Solver
 from modelinspect.transplant.matching.same_names import same_names
 from modelinspect.transplant.matching.scoring import natural
@@ -71,17 +72,22 @@ def _matched(
     turned_ones = turns(*trees)
     if turned_ones.steps:
         trees = build_tree(turned_rows(ours, turned_ones.steps), forms), trees[1]
-    pairs = hinted(*trees, hints)
-    if pairs:
-        mark(trees, pairs, forms)
+    said = hinted(*trees, hints)
+    if said.pairs:
+        mark(trees, said.pairs, forms)
     ordered, facts = (source.is_ordered, target.is_ordered), (source.facts, target.facts)
-    result = Solver(ordered=ordered, facts=facts, hinted=pairs).solve(*trees)
-    return _plan(source, target, trees, result, _Stored(turned_ones, *true_shapes), known, values)
+    result = Solver(ordered=ordered, facts=facts, hinted=said.pairs).solve(*trees)
+    made = {name: Assignment(name, (Piece(partner),), (), *_SAME_NAME) for name, partner in known.items()}
+    for node, other in said.again:
+        pieces = (Piece(node.path, how(node, other) or ()),)
+        made[other.path] = Assignment(other.path, pieces, (), "certain", HINTED)
+    return _plan(source, target, trees, result, _Stored(turned_ones, *true_shapes), made, values)
 
 
-def _under(pairs: Mapping[int, tuple[Node, Node]]) -> set[str]:
+def _under(found: Hinted) -> set[str]:
     """Names of the tensors that hints speak of."""
-    return {leaf.path for pair in pairs.values() for node in pair for leaf in node.leaves()}
+    pairs = [*found.pairs.values(), *found.again]
+    return {leaf.path for pair in pairs for node in pair for leaf in node.leaves()}
 
 
 def _distinct(side: Side) -> list[TensorInfo]:
@@ -103,17 +109,17 @@ def _plan(
     trees: tuple[Node, Node],
     result: Result,
     stored: _Stored,
-    known: Mapping[str, str],
+    made: dict[str, Assignment],
     values: Callable[[str], object] | None,
 ) -> Plan:
     source_leaves, target_leaves = (list(tree.leaves()) for tree in trees)
-    made = {name: Assignment(name, (Piece(partner),), (), *_SAME_NAME) for name, partner in known.items()}
     links = without_strangers(result.links, source_leaves, target_leaves)
     links = turned(links, source_leaves, target_leaves, target.table.modules)
     if not _are_one_class(source, target):
         links = weighed(cautious(links, source_leaves, target_leaves), source_leaves, target_leaves, values)
+    links = not_by_chance(links, source_leaves, target_leaves, made)
     for link in links:
-        made[target_leaves[link.target].path] = _assignment(link, source_leaves, target_leaves)
+        made.setdefault(target_leaves[link.target].path, _assignment(link, source_leaves, target_leaves))
     for each in shared_again(source.table, source_leaves, target_leaves, made):
         made[each.target] = each
     ours, theirs = (
