@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from modelinspect.errors import visible
 from modelinspect.live.activations import Event, Print, Prints, Tape
 
-__all__ = ["Break", "first_break", "otherwise_made", "said_difference", "similar_calls"]
+__all__ = ["Break", "are_numbers", "first_break", "otherwise_made", "said_difference", "similar_calls"]
 
 _SAME = 1e-9
 """Tolerance within one run: the order in which numbers are added may differ."""
@@ -116,7 +116,7 @@ def similar_calls(broken: Break, target: Tape, source: Tape, tolerance: float) -
         if any(theirs.call == ours.call for theirs in alike):
             continue
         named = [theirs for theirs in alike if theirs.call.kind == ours.call.kind]
-        for theirs in named or alike:
+        for theirs in (named or alike) if ours.call.kind not in _PLACES else ():
             if theirs.print is not None and not ours.print.agrees(theirs.print, tolerance / 100):
                 pairs.setdefault((ours.call, theirs.call), (ours, theirs))
     return list(pairs.values())[:_MOST_TRIED]
@@ -129,10 +129,28 @@ def _is_given_the_same(ours: Event, theirs: Event, tolerance: float) -> bool:
     )
 
 
+_PLACES = frozenset(
+    {
+        "mm", "addmm", "bmm", "baddbmm", "embedding", "cat", "stack", "index", "select", "slice", "split",
+        "split_with_sizes", "unsafe_split", "unbind", "chunk", "gather", "flip", "roll", "narrow", "tril",
+        "triu", "constant_pad_nd", "diagonal", "masked_fill", "where", "index_select", "index_put", "repeat",
+    }
+)  # fmt: skip
+"""Operations that choose or place elements: which ones is not a setting."""
+
+
 def otherwise_made(ours: Event, theirs: Event) -> bool:
     """True: the target's operation can be made as the source makes its own."""
-    names = {"mm", "addmm", "bmm", "embedding", "cat", "stack", "index", "select", "slice"}
-    return ours.call.name not in names and theirs.call.name not in names
+    return ours.call.kind not in _PLACES and theirs.call.kind not in _PLACES
+
+
+def are_numbers(ours: Event, theirs: Event) -> bool:
+    """True: two calls of one operation differ in numbers or in words, as an epsilon does."""
+    one, other = ours.call.settings(), theirs.call.settings()
+    differing = [
+        (one.get(name), other.get(name)) for name in {*one, *other} if one.get(name) != other.get(name)
+    ]
+    return bool(differing) and all(isinstance(each, (float, str)) for pair in differing for each in pair)
 
 
 def said_difference(ours: Event, theirs: Event) -> str:

@@ -100,6 +100,20 @@ class _Maker:
     def candidates(self, name: str, *, alone: bool) -> Iterator[Tensor]:
         """Values of one argument, the likeliest first."""
         role = role_of(name)
+        yield from self._plain(role)
+        if role in ("image", "sound"):
+            yield from self._signals()
+        if role == "" and self._tables > 1:  # a column for each table
+            yield self._integers(min(self._sizes), _BATCH, self._tables)
+        if role in ("tokens", "decoder", ""):
+            yield from self._words()
+        if role not in ("tokens", "segments", "mask", "links"):
+            yield from self._floats()
+            if not alone:
+                yield from self._signals()
+
+    def _plain(self, role: str) -> Iterator[Tensor]:
+        """What a role alone says."""
         if role == "mask":
             yield torch.ones(_BATCH, _TOKENS, dtype=torch.int64)
         elif role == "time":
@@ -112,21 +126,11 @@ class _Maker:
         elif role == "links":
             yield self._integers(_NODES, 2, 2 * _NODES)
             yield (torch.rand(_NODES, _NODES, generator=self._generator) > 0.5).float() + torch.eye(_NODES)
-        elif role in ("image", "sound"):
-            yield from self._signals()
-        if role in ("tokens", "decoder", ""):
-            yield from self._words()
-        if role not in ("tokens", "segments", "mask", "links"):
-            yield from self._floats()
-            if not alone:
-                yield from self._signals()
 
     def _words(self) -> Iterator[Tensor]:
         sizes = [size for size in self._sizes if size > 2] or self._sizes
         for size in dict.fromkeys(sizes[:1] + sizes[-1:]):
             yield self._integers(size, _BATCH, _TOKENS)
-        if self._tables > 1:
-            yield self._integers(min(self._sizes), _BATCH, self._tables)
         for size in sizes[:1]:
             yield self._integers(size, _BATCH)
 

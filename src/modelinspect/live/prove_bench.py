@@ -23,6 +23,7 @@ from modelinspect.live.activations import Prints, Rewrites, Tape, place_pattern,
 from modelinspect.live.compare import Comparison, Shared, gaps, run_model
 from modelinspect.live.compare_breaks import (
     Break,
+    are_numbers,
     first_break,
     otherwise_made,
     said_difference,
@@ -228,6 +229,11 @@ class Bench:
         _refresh(self._target)
         return tuple(lacks)
 
+    def target_values(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What is in tensors of the target now."""
+        there = self._target_tensors
+        return {name: there[name].detach().clone() for name in names if name in there}
+
     def random_tensor(self, shape: Sequence[int], seed: int) -> Tensor:
         """Something of a shape that the source's definition does not have."""
         generator = torch.Generator().manual_seed(self._seed + 1000 + seed)
@@ -397,7 +403,7 @@ class Bench:
     def is_setting(self, difference: Any) -> bool:
         """True: the same operation, told something else."""
         ours, theirs, _ = difference
-        return bool(ours.call.kind == theirs.call.kind)
+        return bool(ours.call.kind == theirs.call.kind) and are_numbers(ours, theirs)
 
     def accept(self, difference: Any) -> None:
         """From now on the target's operation is made as the source makes it."""

@@ -348,19 +348,14 @@ class _Session:
 
     def _best_pair(self, broken: Break, base: int, limit: int) -> Edit | None:
         """Two changes at once: each alone may help nothing."""
-        for first in list(islice(self._candidates(broken), _MOST_PAIRED)):
+        return self._best_of(self._pairs(broken), base, limit)
+
+    def _pairs(self, broken: Break) -> Iterator[Edit]:
+        for first in islice(self._candidates(broken), _MOST_PAIRED):
             plan = replace(self._plan, assignments=edited(self._plan.assignments, first.changes))
-            seconds = (
-                Edit(
-                    f"{first.how}; {second.how}",
-                    tuple({c.target: c for c in (*first.changes, *second.changes)}.values()),
-                )
-                for second in islice(edits(plan, broken.suspects, self._heads), _MOST_PAIRED)
-            )
-            found = self._best_of(seconds, base, limit)
-            if found is not None:
-                return found
-        return None
+            for second in islice(edits(plan, broken.suspects, self._heads), _MOST_PAIRED):
+                changes = {each.target: each for each in (*first.changes, *second.changes)}
+                yield Edit(f"{first.how}; {second.how}", tuple(changes.values()))
 
     def _score(self, edit: Edit, limit: int) -> int:
         """What the target is worth with a change, which is taken back."""
@@ -371,8 +366,7 @@ class _Session:
     @contextmanager
     def _changed(self, edit: Edit) -> Iterator[bool]:
         """The target has a change inside; whether it fits."""
-        before = {each.target: each for each in self._plan.assignments}
-        undo = [before[change.target] for change in edit.changes if change.target in before]
+        kept = self._bench.target_values([change.target for change in edit.changes])
         try:
             self._bench.fill(self._values(edit.changes))
             fits = True
@@ -381,7 +375,7 @@ class _Session:
         try:
             yield fits
         finally:
-            self._bench.fill(self._values(undo))
+            self._bench.fill(kept)
 
     def _keep(self, edit: Edit) -> None:
         self._plan = replace(self._plan, assignments=edited(self._plan.assignments, edit.changes))
@@ -498,6 +492,8 @@ class _Session:
             else:
                 label, reason = each.label, each.reason
             assignments.append(each._replace(label=label, reason=reason))
+        places = {row.name: at for at, row in enumerate(self._plan.target)}
+        assignments.sort(key=lambda each: places.get(each.target, len(places)))
         plan = replace(self._plan, assignments=tuple(assignments))
         plan = replace(plan, missing=_still_missing(plan), unused=_still_unused(plan))
         open_ones = {each.target for each in plan.assignments if each.label == "ambiguous"}

@@ -9,12 +9,12 @@ squares, halves, gates, unit offsets of norms, reversed order.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import permutations
-from math import prod
+from itertools import pairwise, permutations
 from typing import NamedTuple
 
 from modelinspect.errors import visible
 from modelinspect.transplant.plan import Assignment, Piece, Plan
+from modelinspect.transplant.prove_fills import fills, numbers_of, pattern_of
 from modelinspect.transplant.prove_units import Unit, units_of
 from modelinspect.transplant.transforms import Step, inverse, shape_after
 
@@ -89,9 +89,9 @@ class _Workshop:
                 unit._replace(pattern=path, block="", paths=(path,)) for unit in units for path in unit.paths
             )
         self._distance = {
-            unit.pattern: min((near.get(name, _FAR) for name in unit.names()), default=_FAR) for unit in units
+            unit: min((near.get(name, _FAR) for name in unit.names()), default=_FAR) for unit in units
         }
-        self._units = sorted(units, key=lambda unit: self._distance[unit.pattern])
+        self._units = sorted(units, key=lambda unit: self._distance[unit])
         self._modules = [unit for unit in self._units if unit.is_module]
 
     # ------------------------------------------------------------------ order
@@ -99,7 +99,7 @@ class _Workshop:
     def edits(self) -> Iterator[Edit]:
         """From the nearest module on; what concerns all modules at once comes in between."""
         yield from self._missing()
-        near = [unit for unit in self._modules if self._distance[unit.pattern] < _FAR]
+        near = [unit for unit in self._modules if self._distance[unit] < _FAR]
         if near and all(len(shape) == 1 for _, shape in near[0].leaves):
             yield from self._offsets(near[0])
         rounds: tuple[tuple[Callable[[Unit], Iterator[Edit]], ...], ...] = (
@@ -155,24 +155,27 @@ class _Workshop:
             leaves = _leaf_pairs(here, there)
             for path, other in zip(here.paths, there.paths):
                 for leaf, other_leaf in leaves:
-                    found = self._now[f"{other}.{other_leaf}" if other else other_leaf]
-                    changes.append(found._replace(target=f"{path}.{leaf}" if path else leaf))
+                    found = self._now[_name(other, other_leaf)]
+                    changes.append(found._replace(target=_name(path, leaf)))
         return tuple(changes)
 
     def _leaf_exchanges(self, unit: Unit) -> Iterator[Edit]:
         """Of tensors in one module: a norm's weight and bias, two biases of a recurrent layer."""
-        for place, (leaf, shape) in enumerate(unit.leaves):
-            for other, other_shape in unit.leaves[place + 1 :]:
-                if shape == other_shape:
-                    changes = [
-                        change
-                        for path in unit.paths
-                        for change in self._swapped(_name(path, leaf), _name(path, other))
-                    ]
-                    yield Edit(f"{leaf} and {other} of {_short(unit)} exchanged", tuple(changes))
-
-    def _swapped(self, one: str, other: str) -> tuple[Assignment, Assignment]:
-        return self._now[other]._replace(target=one), self._now[one]._replace(target=other)
+        alike: dict[Shape, list[str]] = {}
+        for leaf, shape in unit.leaves:
+            alike.setdefault(shape, []).append(leaf)
+        for leaves in alike.values():
+            if not 2 <= len(leaves) <= _MOST_PERMUTED:
+                continue
+            for order in list(permutations(leaves))[1:]:
+                changes = [
+                    self._now[_name(path, there)]._replace(target=_name(path, here))
+                    for path in unit.paths
+                    for here, there in zip(leaves, order)
+                    if here != there
+                ]
+                names = ", ".join(order)
+                yield Edit(f"{', '.join(leaves)} of {_short(unit)} in the order {names}", tuple(changes))
 
     def _subtrees(self) -> Iterator[Edit]:
         """Of modules that hold modules: two towers, self and cross attention."""
@@ -205,6 +208,7 @@ class _Workshop:
         yield from self._fused_of_one(unit)
         yield from self._fused_of_several(unit)
         yield from self._shared_source(unit)
+        yield from self._shared_by_two(unit)
 
     def _fused_of_one(self, unit: Unit) -> Iterator[Edit]:
         """One tensor to one tensor, but stacked on one side and head by head on the other."""
@@ -266,6 +270,34 @@ class _Workshop:
                 if all(length % count == 0 for length in lengths):
                     how = f"{', '.join(_short(sharing[at]) for at in order)} taken in {count} groups"
                     yield Edit(how, self._taken_anew([sharing[at] for at in order], count))
+
+    def _shared_by_two(self, unit: Unit) -> Iterator[Edit]:
+        """One tensor whose rows go to two, of which the smaller stacks two parts: q; k and v."""
+        sharing = self._sharing(unit)
+        if len(sharing) != 2:
+            return
+        lengths = [self._rows(each) or 1 for each in sharing]
+        for at in (0, 1):
+            whole, double = sharing[at], sharing[1 - at]
+            one, both = lengths[at], lengths[1 - at]
+            if both % 2:
+                continue
+            sizes = self._heads.sizes_for(one, both // 2)
+            for groups in dict.fromkeys((1, *(both // 2 // size for size in sizes))):
+                if one % groups or both // 2 % groups:
+                    continue
+                cuts = [0, one // groups, (one + both // 2) // groups, (one + both) // groups]
+                takes = [Step("take", (0, start, stop, groups)) for start, stop in pairwise(cuts)]
+                changes = [
+                    self._now[name]._replace(pieces=(Piece(self._now[name].pieces[0].name, (takes[0],)),))
+                    for name in whole.names()
+                ]
+                for name in double.names():
+                    source = self._now[name].pieces[0].name
+                    pieces = tuple(Piece(source, (take,)) for take in takes[1:])
+                    changes.append(self._now[name]._replace(pieces=pieces, steps=(Step("cat", (0, 1)),)))
+                how = f"{_short(whole)} and two parts of {_short(double)} taken in {groups} groups"
+                yield Edit(how, tuple(changes))
 
     def _sharing(self, unit: Unit) -> list[Unit]:
         """The units that take ranges of the same source's rows, in the target's order."""
@@ -432,16 +464,20 @@ class _Workshop:
                 )
 
     def _gates(self, unit: Unit) -> Iterator[Edit]:
-        """Of recurrent layers: all tensors of one layer have so many gates of equal size."""
-        rows = {self._shapes[_name(unit.paths[0], leaf)][:1] for leaf, _ in unit.leaves}
-        if len(unit.leaves) < 2 or len(rows) != 1 or rows == {()}:
-            return
-        (length,) = next(iter(rows))
-        for gates in (4, 3):
-            if length % gates == 0 and any(shape[1:] == (length // gates,) for _, shape in unit.leaves):
+        """Of recurrent layers, also of a cell made of two: all tensors have so many gates of equal size."""
+        parent = unit.pattern.rpartition(".")[0]
+        cells = [unit, *(each for each in self._units if each.pattern == parent and not each.is_module)]
+        for cell in cells:
+            rows = {shape[:1] for _, shape in cell.leaves}
+            if len(cell.leaves) < 2 or len(rows) != 1 or rows == {()}:
+                continue
+            (length,) = next(iter(rows))
+            for gates in (4, 3):
+                if length % gates or all(shape[1:] != (length // gates,) for _, shape in cell.leaves):
+                    continue
                 for order in list(permutations(range(gates)))[1:]:
-                    how = f"gates of {_short(unit)} {list(order)}"
-                    yield self._stepped(unit, Step("reorder", (0, *order)), how)
+                    how = f"gates of {_short(cell)} {list(order)}"
+                    yield self._stepped(cell, Step("reorder", (0, *order)), how)
 
     def _columns(self, unit: Unit) -> Iterator[Edit]:
         """What a layer takes in: halves exchanged, channels before or after places, quarters."""
@@ -466,7 +502,12 @@ class _Workshop:
             ):
                 how = f"inputs of {_short(unit)} as {step.args[2]} × {step.args[3]} exchanged"
                 yield self._with_step(same, step, how)
-        if all(len(self._shapes[name]) == 4 for name in same):
+        if all(len(self._shapes[name]) == 4 for name in same) and len(same) == len(unit.paths):
+            shape = self._shapes[same[0]]
+            last = (Step("reshape", (shape[0], *shape[2:], shape[1])), Step("permute", (0, 3, 1, 2)))
+            first = (Step("permute", (0, 2, 3, 1)), Step("reshape", shape))
+            for steps in (last, first) if shape[2] * shape[3] > 1 else ():
+                yield self._with_steps(same, steps, f"channels of {_short(unit)} first or last")
             both = (Step("flip", (2,)), Step("flip", (3,)))
             yield self._with_steps(same, both, f"kernels of {_short(unit)} turned round")
             if self._shapes[same[0]][2] == self._shapes[same[0]][3] > 1:
@@ -536,14 +577,10 @@ class _Workshop:
         yield self._with_step(squares, Step("transpose"), "all square weights transposed")
 
     def _missing(self) -> Iterator[Edit]:
-        """A target without a source, and sources of its shape that go nowhere."""
-        for each in self._plan.missing:
-            if each.is_made or each.name in self._now:
-                continue
-            for unused in self._plan.unused:
-                if unused.shape == each.shape and prod(each.shape) > 1:
-                    change = Assignment(each.name, (Piece(unused.name),), (), "likely", "it was left over")
-                    yield Edit(f"{visible(each.name)} from {visible(unused.name)}", (change,))
+        """Targets without a source; then other candidates for what is in doubt."""
+        for how, changes in fills(self._plan, self._heads.sizes_for):
+            yield Edit(how, changes)
+        yield from self._with_neighbours()
         for doubt in self._plan.doubts:
             for target in doubt.targets:
                 now = self._now.get(target)
@@ -552,6 +589,39 @@ class _Workshop:
                         continue
                     if self._source_shapes.get(name) == self._shapes.get(target):
                         yield Edit(f"{visible(target)} from {visible(name)}", self._instead(target, name))
+
+    def _with_neighbours(self) -> Iterator[Edit]:
+        """A gap and tensors of its shape beside it, that may have got what belongs there."""
+        gaps = {each.name: each.shape for each in self._plan.missing if not each.is_made}
+        spare: dict[Shape, list[str]] = {}
+        for unused in self._plan.unused:
+            spare.setdefault(unused.shape, []).append(unused.name)
+        by_pattern: dict[str, list[str]] = {}
+        for name in gaps:
+            by_pattern.setdefault(pattern_of(name), []).append(name)
+        for pattern, names in list(by_pattern.items())[:8]:
+            left = sorted(spare.get(gaps[names[0]], ()), key=numbers_of)
+            if len(left) != len(names):
+                continue
+            columns = [self._beside(name, gaps[name]) for name in names]
+            if not 0 < len(columns[0]) < _MOST_PERMUTED or len({len(each) for each in columns}) > 1:
+                continue
+            for order in permutations(range(len(columns[0]) + 1)):
+                changes: list[Assignment] = []
+                for name, source, beside in zip(sorted(names, key=numbers_of), left, columns):
+                    there = [(Piece(source),), *(self._now[each].pieces for each in beside)]
+                    for target, at in zip((name, *beside), order):
+                        changes.append(Assignment(target, there[at], (), "likely", "it was left over"))
+                yield Edit(f"{visible(pattern)} and what is beside it in another order", tuple(changes))
+
+    def _beside(self, name: str, shape: Shape) -> list[str]:
+        """Plain copies in the same module, of the same shape."""
+        path = name.rpartition(".")[0]
+        return [
+            other
+            for other, each in self._now.items()
+            if other.rpartition(".")[0] == path and self._shapes.get(other) == shape and each.is_copy
+        ]
 
     def _instead(self, target: str, name: str) -> tuple[Assignment, ...]:
         """Another source, and its former user gets what was here."""
@@ -703,4 +773,4 @@ def _short(unit: Unit) -> str:
 
 
 def _name(path: str, leaf: str) -> str:
-    return f"{path}.{leaf}" if path else leaf
+    return f"{path}.{leaf}" if path and leaf else path or leaf

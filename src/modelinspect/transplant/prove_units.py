@@ -55,19 +55,48 @@ def units_of(shapes: Mapping[str, Shape]) -> tuple[Unit, ...]:
             node.setdefault(leaf, shape)
     found: dict[str, list[tuple[str, tuple[tuple[str, Shape], ...]]]] = {}
     _walk(tree, "", "", found)
-    return tuple(
-        Unit(pattern, _block(pattern), tuple(path for path, _ in members), members[0][1])
-        for pattern, members in found.items()
-    )
+    units: list[Unit] = []
+    for pattern, members in found.items():
+        unit = Unit(pattern, _block(pattern), tuple(path for path, _ in members), members[0][1])
+        units += [unit, *_own(unit)]
+    return tuple(units)
+
+
+def _own(unit: Unit) -> list[Unit]:
+    """
+    What a module holds itself beside modules, or beside layers that it writes out: parts of it.
+
+    Tensors of one length go together, as ``in_proj_weight`` and ``in_proj_bias`` do; each is a
+    part by itself, too, where there are matrices of several sizes.
+    """
+    own = tuple(leaf for leaf in unit.leaves if "." not in leaf[0])
+    if not own or (len(own) == len(unit.leaves) and len({shape[:1] for _, shape in own}) == 1):
+        return []
+    lengths: dict[Shape, list[tuple[str, Shape]]] = {}
+    for leaf in own:
+        lengths.setdefault(leaf[1][:1], []).append(leaf)
+    parts = [unit._replace(leaves=tuple(leaves)) for leaves in lengths.values() if len(leaves) > 1]
+    if 1 < len(own) < len(unit.leaves):
+        parts.append(unit._replace(leaves=own))
+    alone = [
+        Unit(
+            _joined(unit.pattern, leaf),
+            unit.block,
+            tuple(_joined(path, leaf) for path in unit.paths),
+            (("", shape),),
+        )
+        for leaf, shape in own
+    ]
+    return [*dict.fromkeys(parts), *alone]
 
 
 def patterns_of(units: Iterable[Unit]) -> dict[str, str]:
     """Name of each tensor to what it is called in all blocks alike."""
     patterns: dict[str, str] = {}
     for unit in units:
-        if unit.is_module or not unit.pattern:
-            for path in unit.paths:
-                for leaf, _ in unit.leaves:
+        for path in unit.paths:
+            for leaf, _ in unit.leaves:
+                if "." not in leaf:
                     patterns.setdefault(_joined(path, leaf), _joined(unit.pattern, leaf))
     return patterns
 
