@@ -21,7 +21,7 @@ from modelinspect.transplant.matching.orientation import how
 from modelinspect.transplant.matching.regions import Solver
 from modelinspect.transplant.matching.same_names import same_names
 from modelinspect.transplant.matching.scoring import natural
-from modelinspect.transplant.matching.sharing import shared_again
+from modelinspect.transplant.matching.sharing import held_apart, shared_again
 from modelinspect.transplant.matching.squeezing import squeezed_rows
 from modelinspect.transplant.matching.styles import Turns, turned_rows, turns
 from modelinspect.transplant.matching.trees import Forms, Node, build_tree
@@ -134,6 +134,7 @@ def _plan(
         first = target.table.tied_to.get(row.name, row.name)
         if first in made:
             assignments.append(made[first]._replace(target=row.name))
+    assignments = held_apart(assignments, source.table, target.table)
     filled = {each.target for each in assignments}
     used = {name for each in assignments for name in each.sources}
     tied = source.table.tied_to

@@ -17,6 +17,8 @@ from modelinspect.transplant.plan import Missing, Unused
 __all__ = ["missing_of", "unused_of"]
 
 _NAMESAKE = 1.0
+_NORMED = ("weight_g", "weight_orig", "original0", ".original")
+"""What torch.nn.utils.weight_norm, spectral_norm and parametrizations make of a weight."""
 _MOST_COMPARED = 200
 _STATISTICS = ("running_mean", "running_var")
 
@@ -49,6 +51,8 @@ def _why_missing(row: TensorInfo, free: Sequence[TensorInfo], fitting: int) -> t
             f"{visible(namesake.name)} has the shape {ours}, not {theirs}: left as the target starts",
             False,
         )
+    if any(other.name.endswith(_NORMED) for other in free):
+        return "the source keeps weights as norm and direction, or less a factor: fold them in before", False
     if fitting:
         return "what is left in the source and fits has another meaning, by its name", False
     return "nothing is left in the source that fits", False

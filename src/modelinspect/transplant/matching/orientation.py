@@ -24,9 +24,13 @@ def how(source: Node, target: Node) -> tuple[Step, ...] | None:
     one axis on the other side, are reshaped. Square matrices are taken as they are: see
     :mod:`modelinspect.transplant.matching.turning` for what their siblings say.
     """
-    if source.role != target.role and "count" in (source.role, target.role):
+    if source.role != target.role and not {source.role, target.role} <= _EXCHANGED:
         return None
     return reshaped(source.shape, target.shape)
+
+
+_EXCHANGED = frozenset({"weight", "bias"})
+"""Roles that one author's words may take for one another; a direction is no weight."""
 
 
 def reshaped(ours: Shape, theirs: Shape) -> Steps | None:
@@ -83,6 +87,13 @@ def rows_between(source: Node, target: Node) -> Steps | None:
     ):
         return None
     return (Step("take", (0, 0, theirs[0], 1)),) if more > 0 else (Step("pad", (0, -more)),)
+
+
+def _meaning(node: Node) -> set[str]:
+    """Of a table of embeddings: words, where the name says no more."""
+    members = concepts_of(node.path).members
+    found = {member for family, member in members if family == "embedding"}
+    return found or ({"word"} if ("kind", "embedding") in members else set())
 
 
 def _exchanges(shape: Shape) -> list[Steps]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from modelinspect.transplant.matching.assignment import assign, margins
@@ -173,6 +174,8 @@ class Pairing:
             return "ambiguous", "beside it a list of that length runs backwards"
         if not _same_grid(ours, theirs):
             return "ambiguous", "lists of lists of other lengths"
+        if _are_nested_the_other_way(ours[0].path, theirs[0].path):
+            return "ambiguous", "lists of lists whose levels may be exchanged"
         return "certain", IN_ORDER
 
     def _list_score(self, ours: Sequence[Node], theirs: Sequence[Node]) -> float:
@@ -304,6 +307,15 @@ def _same_grid(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
         lengths = [len(set(column)) for column in numbers]
         grids.append([length for length in lengths if length > 1])
     return grids[0] == grids[1] or min(map(len, grids)) < 2
+
+
+def _are_nested_the_other_way(ours: str, theirs: str) -> bool:
+    """``layers.0.heads.0`` and ``heads.0.layers.0``."""
+    levels = []
+    for path in (ours, theirs):
+        parts = path.split(".")
+        levels.append([before for before, part in pairwise(parts) if part.isdigit() and not before.isdigit()])
+    return levels[0] != levels[1] and sorted(levels[0]) == sorted(levels[1])
 
 
 def _row_of(chosen: Sequence[int], column: int) -> int:

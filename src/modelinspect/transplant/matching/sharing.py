@@ -5,6 +5,7 @@ One tensor of the source for several of the target: weights that one side ties a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from modelinspect.tensors import ParameterTable
 from modelinspect.transplant.matching.orientation import reshaped
@@ -13,7 +14,7 @@ from modelinspect.transplant.matching.trees import Node
 from modelinspect.transplant.matching.vocabulary import concepts_of
 from modelinspect.transplant.plan import Assignment, Piece
 
-__all__ = ["shared_again"]
+__all__ = ["held_apart", "shared_again"]
 
 _REASON = "tied in the source, as the names say"
 _GUESS = "as the source has no other head, it ties its own to the embedding"
@@ -33,8 +34,10 @@ def shared_again(
         aliases.setdefault(first, []).append(name)
     used = {name for each in made.values() for name in each.sources}
     has_own_head = any(_is_head(node.path) for node in sources)
-    for target in targets:
-        if target.path in made or target.role != "weight" or len(target.shape) != 2:
+    missing = [target for target in targets if target.path not in made]
+    yield from _all_names(sources, missing, aliases, used)
+    for target in missing:
+        if target.role != "weight" or len(target.shape) != 2:
             continue
         for node in sources:
             steps = reshaped(node.shape, target.shape) if node.path in used else None
@@ -51,6 +54,18 @@ def shared_again(
                 break
 
 
+def _all_names(
+    sources: Sequence[Node], missing: Sequence[Node], aliases: Mapping[str, list[str]], used: AbstractSet[str]
+) -> Iterator[Assignment]:
+    """A tensor with as many further names as tensors of its kind are missing."""
+    for node in sources:
+        names = aliases.get(node.path, [])
+        alike = [each for each in missing if (each.role, each.shape) == (node.role, node.shape)]
+        if names and node.path in used and len(alike) == len(names):
+            for target in alike:
+                yield Assignment(target.path, (Piece(node.path),), (), "likely", _REASON)
+
+
 def _is_head(path: str) -> bool:
     return ("kind", "head") in concepts_of(path).members
 
@@ -60,3 +75,30 @@ def _is_table(path: str) -> bool:
     return ("embedding", "word") in members or (
         ("kind", "embedding") in members and not any(family == "embedding" for family, _ in members)
     )
+
+
+def held_apart(
+    assignments: Sequence[Assignment], source: ParameterTable, target: ParameterTable
+) -> list[Assignment]:
+    """
+    The assignments, ambiguous where the target ties what the source holds apart.
+    """
+    used = {name for each in assignments for name in each.sources}
+    first = source.tied_to
+    spare = {row.name: row.shape for row in source if row.name not in used and row.name not in first}
+    groups: dict[str, list[Assignment]] = {}
+    for each in assignments:
+        groups.setdefault(target.tied_to.get(each.target, each.target), []).append(each)
+    open_ones = {
+        each.target
+        for group in groups.values()
+        if len(group) > 1
+        for alias in group
+        if spare.get(alias.target) == target[alias.target].shape
+        for each in group
+    }
+    reason = "the target ties what the source holds apart"
+    return [
+        each._replace(label="ambiguous", reason=reason) if each.target in open_ones else each
+        for each in assignments
+    ]

@@ -60,6 +60,21 @@ _IMPOSSIBLE = -1000.0
 _DOUBTFUL = 0.3
 
 
+def _less_sure(a: Unit, b: Unit, label: Label, pairs: Sequence[tuple[Unit, Unit, Label]]) -> Label:
+    """Not sure where two stacks fit exchanged and transposed as well, and no name speaks for it."""
+    if name_score(a.path, b.path) > 0:
+        return label
+    for other, partner, _ in pairs:
+        if other is not a and all(
+            len(one.slots[role].shape) == 2 and one.slots[role].shape == two.slots[role].shape[::-1]
+            for one, two in ((a, partner), (other, b))
+            for role in one.slots
+            if role in two.slots
+        ):
+            return "ambiguous"
+    return label
+
+
 def _single_score(a: Unit, b: Unit, scorer: Scorer) -> float:
     if a.slots.keys() != b.slots.keys():
         return _IMPOSSIBLE

@@ -150,6 +150,8 @@ def build_tree(rows: Sequence[TensorInfo], forms: Forms) -> Node:
         ):
             # Added to scores, position by position, and learned like any weight.
             leaf = Leaf(parts[-1], "weight")
+        if leaf.role == "v" and parts[-1] == "weight_v" and _is_one_of(module, ("weight_orig",), names):
+            leaf = Leaf("", "spectral_v")
         is_short = leaf.role == "bias" and not leaf.holder and parts[-1] in _SHORT_BIASES
         if is_short and not _is_one_of(module, _BESIDE_BIASES, names):
             leaf = Leaf(parts[-1], "weight")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from modelinspect.transplant.matching.links import Link, weaker
+from modelinspect.transplant.matching.links import HINTED, Link, weaker
 from modelinspect.transplant.matching.trees import Node
 from modelinspect.transplant.matching.vocabulary import members_of
 from modelinspect.transplant.transforms import Step
@@ -28,7 +28,7 @@ def turned(
         classes: Of the target's modules, where they are known.
     """
     if not any(_is_turned(link) for link in links):
-        return list(links)
+        return _not_by_themselves(links, sources, targets, classes)
     votes: dict[int, set[bool]] = defaultdict(set)
     for link in links:
         node = targets[link.target]
@@ -43,6 +43,25 @@ def turned(
         else link
         for link in links
     ]
+
+
+def _not_by_themselves(
+    links: Sequence[Link], sources: Sequence[Node], targets: Sequence[Node], classes: Mapping[str, str]
+) -> list[Link]:
+    """Square matrices are not certain where no other matrix shows which way round they lie."""
+    maps = [
+        link
+        for link in links
+        if _is_matrix(link, sources, targets[link.target])
+        and not _is_table(link, sources, targets[link.target], classes)
+    ]
+    if not all(_is_square(link, sources, targets[link.target]) for link in maps):
+        return list(links)
+    alone = {id(link) for link in maps if link.label == "certain" and link.reason != HINTED}
+    return [link._replace(label="likely", reason=_ALONE) if id(link) in alone else link for link in links]
+
+
+_ALONE = "square, and nothing beside it shows which way round it lies"
 
 
 def _is_matrix(link: Link, sources: Sequence[Node], target: Node) -> bool:

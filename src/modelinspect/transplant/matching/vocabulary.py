@@ -292,9 +292,12 @@ def leaf_of(parts: Sequence[str], has_submodules: bool) -> Leaf:
     """
     last = parts[-1]
     if len(parts) > 2 and parts[-3] == "parametrizations" and last.startswith("original"):
-        # torch.nn.utils.parametrizations.weight_norm: original0 is the norm, original1 the direction.
-        role = {"original0": "g", "original1": "v"}.get(last, "weight")
+        # torch.nn.utils.parametrizations.weight_norm: original0 is the norm, original1 the direction;
+        # of spectral_norm and orthogonal, original is what the weight is made of.
+        role = {"original0": "g", "original1": "v"}.get(last, "original")
         return Leaf("" if parts[-2] == "weight" else parts[-2], role, 3)
+    if len(parts) > 3 and parts[-4] == "parametrizations" and last in ("_u", "_v"):
+        return Leaf("" if parts[-3] == "weight" else parts[-3], f"spectral{last}", 4)
     return _leaf(last, has_submodules)
 
 
@@ -307,6 +310,8 @@ def _leaf(last: str, has_submodules: bool) -> Leaf:
         return Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
     if last in ("weight_g", "weight_v"):
         return Leaf("", last[-1])
+    if last in ("weight_orig", "weight_u"):
+        return Leaf("", {"weight_orig": "original", "weight_u": "spectral_u"}[last])
     for words, role in ((_BIAS_WORDS, "bias"), (_WEIGHT_WORDS, "weight")):
         if last in words and (last in ("weight", "bias") or not has_submodules):
             return Leaf("", role)
