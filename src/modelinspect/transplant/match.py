@@ -12,6 +12,7 @@ from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.matching.by_value import weighed
 from modelinspect.transplant.matching.caution import cautious
 from modelinspect.transplant.matching.constants import is_constant, matching_constants
+from modelinspect.transplant.matching.directions import both_ways, level_by_level
 from modelinspect.transplant.matching.doubting import doubts_of
 from modelinspect.transplant.matching.hinting import Hinted, hinted, mark
 from modelinspect.transplant.matching.leftovers import missing_of, unused_of
@@ -117,6 +118,7 @@ def _plan(
     links = turned(links, source_leaves, target_leaves, target.table.modules)
     if not _are_one_class(source, target):
         links = weighed(cautious(links, source_leaves, target_leaves), source_leaves, target_leaves, values)
+    links = level_by_level(both_ways(links, source_leaves, target_leaves), source_leaves, target_leaves)
     links = not_by_chance(links, source_leaves, target_leaves, made)
     for link in links:
         made.setdefault(target_leaves[link.target].path, _assignment(link, source_leaves, target_leaves))

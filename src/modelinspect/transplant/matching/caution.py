@@ -154,18 +154,23 @@ def _other_doubt(case: _Case) -> tuple[Label, str] | None:
     is_statistic = any(child.role in ("mean", "var") for child in module.children)
     if node.role == "weight" and len(node.shape) == 1 and not is_statistic and not case.has_one_author:
         return "likely", NORM_OFFSET
-    if len(node.shape) >= 3 and node.shape[1] > node.shape[0] and _WIDENS & set(tokens_of(module.path)):
+    if any(_narrows(child) for child in module.children) and _WIDENS & set(tokens_of(module.path)):
         return "likely", "by name and place; channels that were joined may lie in another order"
     if len(node.shape) == 3 and ("part", "moe") in members_of(module.path):
         return "likely", "by name; rows that are fused may lie in another order"
     return None
 
 
+def _narrows(node: Node) -> bool:
+    """A convolution of more channels to fewer, as after channels were joined."""
+    return node.is_leaf and len(node.shape) >= 3 and node.shape[1] > node.shape[0]
+
+
 NORM_OFFSET = "by name and place; a norm may store its weight less one"
 _FUSIONS = frozenset({"qkv", "kv", "gate_up"})
 _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _WIDENS = frozenset(
-    {"up", "ups", "decoder", "dec", "upsample", "expand", "expansive", "upconv", "fuse", "fusion"}
+    {"up", "ups", "u", "decoder", "dec", "upsample", "expand", "expansive", "upconv", "fuse", "fusion"}
 )
 
 

@@ -58,27 +58,6 @@ class Pairing:
         """Tensors of source and target that have no place."""
         self.unsure: set[tuple[int, int]] = set()
         """Modules, one of each side, that were paired without being sure."""
-        self._counted: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-        """Numbers of paired nodes that something else than their order paired, by their lists."""
-
-    def note(self, pair: Pair) -> None:
-        """Take note of a pair whose content decided, for the lists beside it."""
-        ours, theirs = pair.source.below(self.scorer.source), pair.target.below(self.scorer.target)
-        numbers = (
-            [int(part[1]) for part in natural(ours) if not part[0]],
-            [int(part[1]) for part in natural(theirs) if not part[0]],
-        )
-        if pair.reason != IN_ORDER and numbers[0] and numbers[1]:
-            self._counted[template_of(ours), template_of(theirs)].append((numbers[0][-1], numbers[1][-1]))
-
-    def _runs_backwards(self, length: int) -> bool:
-        """Is there a list of that length whose shapes say that it runs the other way round?"""
-        for found in self._counted.values():
-            if len(found) == length:
-                ordered = [other for _, other in sorted(found)]
-                if len(set(ordered)) == length and ordered == sorted(ordered, reverse=True):
-                    return True
-        return False
 
     def leave(self, sources: Iterable[Node], targets: Iterable[Node]) -> None:
         """Take note of nodes that stay alone."""
@@ -170,8 +149,6 @@ class Pairing:
         """How sure the pair of two lists is; without a *loss* they are the only ones."""
         if loss is not None:
             return _judged(loss)
-        if self._runs_backwards(len(ours)):
-            return "ambiguous", "beside it a list of that length runs backwards"
         if not _same_grid(ours, theirs):
             return "ambiguous", "lists of lists of other lengths"
         if _are_nested_the_other_way(ours[0].path, theirs[0].path):

@@ -209,7 +209,6 @@ class _Region:
             return
         if pair.label != "ambiguous":
             self.scorer.learn(pair.source, pair.target)
-            self.pairing.note(pair)
             if pair.source.count <= MANY:
                 self.habits.add((pair.source.below(self.source), pair.target.below(self.target)))
         here, there = pair.source.start - self.source.start, pair.target.start - self.target.start
