@@ -144,6 +144,33 @@ def test_hint_on_tensors_of_different_sizes() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    "hint", ["zebra=h.0", "l=zebra", "l.[0]=h.0", "l.0=h.*", "l.0.block.red=h.0.part.five"]
+)
+def test_hint_that_says_nothing(hint: str) -> None:
+    """A hint that pairs nothing is an error that quotes it, and not as if nothing had been said."""
+    with pytest.raises(UsageError) as caught:
+        matched(numbered("l.", FOUR, 2), numbered("h.", OTHER_FOUR, 2), hint)
+    assert hint in "\n".join([str(caught.value), *caught.value.details])
+
+
+def test_hint_on_modules_that_share_nothing() -> None:
+    """Modules of which nothing fits are never filled against the hint."""
+    ours, theirs = merged(linear("a", 3, 4), linear("b")), merged(linear("x", 3, 4), linear("y"))
+    with pytest.raises(UsageError) as caught:
+        matched(ours, theirs, "a=y")
+    assert "a=y" in str(caught.value)
+
+
+def test_one_tensor_for_two_targets() -> None:
+    """An embedding that is the head as well is named twice."""
+    ours, theirs = {"emb.weight": (5, 4), "x.weight": (5, 4)}, {"e.weight": (5, 4), "h.weight": (5, 4)}
+    plan = matched(file({**ours}), file({**theirs}), "emb.weight=h.weight", "emb.weight=e.weight")
+    assert claims(plan) == {"e.weight": "emb.weight", "h.weight": "emb.weight"}
+    assert set(labels(plan).values()) == {"certain"}
+    assert [each.name for each in plan.unused] == ["x.weight"]
+
+
 # --------------------------------------------------------------------------- doubts
 
 
@@ -158,6 +185,35 @@ def doubtful() -> dict[str, tuple[Side, Side]]:
         "bare tensors": (safetensors({"u": (4, 4), "w": (4, 4), "k": (3, 4)}),
                          file({"p": (4, 4), "q": (4, 4), "r": (3, 4)})),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", doubtful())
+def test_doubts_name_candidates_and_settle(name: str) -> None:
+    """
+    Each doubt names targets and candidates, and the hint that it proposes settles those targets.
+    """
+    source, target = doubtful()[name]
+    plan = matched(source, target)
+    ours, theirs = ({row.name for row in side.table} for side in (source, target))
+    assert plan.doubts
+    for doubt in plan.doubts:
+        assert set(doubt.targets) <= theirs
+        assert len(doubt.candidates) > 1
+        assert set(doubt.candidates) <= ours
+        settled = matched(source, target, hint_in(doubt.settle))
+        found = {each.target: each for each in settled.assignments}
+        for wanted in doubt.targets:
+            assert found[wanted].label == "certain", doubt.settle
+            assert found[wanted].reason == AS_HINTED, doubt.settle
+            assert found[wanted].sources[0] in doubt.candidates, doubt.settle
+
+
+@pytest.mark.parametrize("name", doubtful())
+def test_every_ambiguous_row_has_a_doubt(name: str) -> None:
+    """What is called ambiguous is in a doubt, and what is in a doubt is called ambiguous."""
+    plan = matched(*doubtful()[name])
+    ambiguous = {target for target, label in labels(plan).items() if label == "ambiguous"}
+    assert ambiguous == {target for doubt in plan.doubts for target in doubt.targets}
 
 
 @pytest.mark.parametrize("name", doubtful())

@@ -92,6 +92,21 @@ def test_what_is_not_ambiguous_is_right_without_words(ours: Tensors, seed: int, 
     assert not wrong(claims(plan), truth, sure)
 
 
+@given(networks(), st.integers(0, 2**32), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_certain_is_right_where_one_side_has_more(ours: Tensors, seed: int, is_source: bool) -> None:
+    """Where a module is not there on one side, what is certain without words is the right tensor."""
+    chance = random.Random(seed)
+    truth = renamed(ours, chance)
+    theirs = shuffled({name: ours[old] for name, old in truth.items()}, chance)
+    side = ours if is_source else theirs
+    gone = chance.choice(sorted(side)).rpartition(".")[0] + "."
+    left = {name: shape for name, shape in side.items() if not name.startswith(gone)}
+    plan = matched(safetensors(left if is_source else ours), theirs if is_source else left)
+    sure = [each for each in plan.assignments if each.label == "certain"]
+    assert not [each for each in sure if each.sources != (truth[each.target],)]
+
+
 @given(networks(), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=30)
 def test_order_of_an_unordered_source_means_nothing(ours: Tensors, seed: int) -> None:
