@@ -17,6 +17,7 @@ from modelinspect.transplant.matching.doubting import doubts_of
 from modelinspect.transplant.matching.hinting import Hinted, hinted, mark
 from modelinspect.transplant.matching.leftovers import missing_of, unused_of
 from modelinspect.transplant.matching.links import HINTED, Link, Result, weaker
+from modelinspect.transplant.matching.modules import as_units, of_other_kinds
 from modelinspect.transplant.matching.namesakes import not_by_chance, without_strangers
 from modelinspect.transplant.matching.orientation import how
 from modelinspect.transplant.matching.regions import Solver
@@ -114,7 +115,8 @@ def _plan(
     values: Callable[[str], object] | None,
 ) -> Plan:
     source_leaves, target_leaves = (list(tree.leaves()) for tree in trees)
-    links = without_strangers(result.links, source_leaves, target_leaves)
+    links = as_units(result.links, source_leaves, target_leaves)
+    links = without_strangers(links, source_leaves, target_leaves)
     links = turned(links, source_leaves, target_leaves, target.table.modules)
     if not _are_one_class(source, target):
         links = weighed(cautious(links, source_leaves, target_leaves), source_leaves, target_leaves, values)
@@ -136,6 +138,7 @@ def _plan(
         first = target.table.tied_to.get(row.name, row.name)
         if first in made:
             assignments.append(made[first]._replace(target=row.name))
+    assignments = of_other_kinds(assignments, source.table.modules, target.table.modules)
     assignments = held_apart(assignments, source.table, target.table)
     filled = {each.target for each in assignments}
     used = {name for each in assignments for name in each.sources}
