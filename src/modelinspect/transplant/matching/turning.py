@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 from modelinspect.transplant.matching.links import HINTED, Link, weaker
 from modelinspect.transplant.matching.trees import Node
 from modelinspect.transplant.matching.vocabulary import members_of
+from modelinspect.transplant.plan import Label
 from modelinspect.transplant.transforms import Step
 
 __all__ = ["turned"]
@@ -29,12 +32,12 @@ def turned(
     """
     if not any(_is_turned(link) for link in links):
         return _not_by_themselves(links, sources, targets, classes)
-    votes: dict[int, set[bool]] = defaultdict(set)
+    votes: dict[int, set[_Vote]] = defaultdict(set)
     for link in links:
         node = targets[link.target]
         is_map = _is_matrix(link, sources, node) and not _is_table(link, sources, node, classes)
         for above in node.ancestors() if is_map and not _is_square(link, sources, node) else ():
-            votes[id(above)].add(_is_turned(link))
+            votes[id(above)].add(_Vote(_is_turned(link), link.label))
     return [
         _decided(link, votes, sources, targets[link.target])
         if _is_matrix(link, sources, targets[link.target])
@@ -99,23 +102,35 @@ def _is_table(link: Link, sources: Sequence[Node], target: Node, classes: Mappin
     )
 
 
-def _decided(link: Link, votes: Mapping[int, set[bool]], sources: Sequence[Node], target: Node) -> Link:
+class _Vote(NamedTuple):
+    """What a matrix that is not square shows, and how sure it is itself."""
+
+    is_turned: bool
+    label: Label
+
+
+def _decided(link: Link, votes: Mapping[int, set[_Vote]], sources: Sequence[Node], target: Node) -> Link:
     for above in target.ancestors():
         found = votes.get(id(above))
         if not found:
             continue
-        if found == {False}:
+        ways = {vote.is_turned for vote in found}
+        if ways == {False}:
             return link
-        ((at, steps),) = link.pieces
-        if found == {True}:
-            first = len(sources[at].shape) == 2
-            turn = (Step("transpose"), *steps) if first else (*steps, Step("transpose"))
-            return link._replace(
-                pieces=((at, turn),),
-                reason=f"{link.reason}; transposed as those beside it",
-            )
+        if ways == {True}:
+            return _turned_too(link, found, sources)
         label, reason = weaker(
             (link.label, link.reason), ("ambiguous", "square, and of those beside it some are transposed")
         )
         return link._replace(label=label, reason=reason)
     return link
+
+
+def _turned_too(link: Link, votes: AbstractSet[_Vote], sources: Sequence[Node]) -> Link:
+    """Transposed, and no surer than those that say so."""
+    ((at, steps),) = link.pieces
+    turn = (Step("transpose"), *steps) if len(sources[at].shape) == 2 else (*steps, Step("transpose"))
+    label, reason = link.label, f"{link.reason}; transposed as those beside it"
+    for vote in votes:
+        label, reason = weaker((label, reason), (vote.label, reason))
+    return link._replace(pieces=((at, turn),), label=label, reason=reason)

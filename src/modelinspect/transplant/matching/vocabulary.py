@@ -306,7 +306,7 @@ def _leaf(last: str, has_submodules: bool) -> Leaf:
     statistic = _statistic(last, has_submodules)
     if statistic is not None:
         return statistic
-    if len(last) > 2 and last[:2] in ("W_", "w_", "b_", "B_"):
+    if last not in _BIAS_WORDS and len(last) > 2 and last[:2] in ("W_", "w_", "b_", "B_"):
         return Leaf(last[2:], "bias" if last[0] in "bB" else "weight")
     if last in ("weight_g", "weight_v"):
         return Leaf("", last[-1])
