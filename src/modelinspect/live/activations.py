@@ -52,8 +52,11 @@ _SAME_VALUES = frozenset(
 _LISTS = frozenset(
     ["split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "chunk"]
 )
+_VAGUE = frozenset(["_softmax", "_safe_softmax", "one_hot", "ge", "gt", "le", "lt", "eq", "ne"])
+"""Operations whose results are much alike, whatever went in."""
 _FEWEST = 4
 """Elements: fewer are found again by chance."""
+_LARGEST = 9_999
 
 
 class Print(NamedTuple):
@@ -81,7 +84,8 @@ def print_of(tensor: Tensor) -> Print | None:
     if not isfinite(rms) or rms == 0:
         return None
     low, top = flat.min().item(), flat.max().item()
-    if top - low <= 1e-9 * rms:
+    # What stands for minus infinity in a mask hides all other values.
+    if top - low <= 1e-9 * rms or max(top, -low) > _LARGEST:
         return None
     return Print(rms, flat.mean().item(), top, low)
 
@@ -327,6 +331,8 @@ def _storages(module: nn.Module) -> dict[int, str]:
 
 def _results(result: Any, name: str) -> Iterator[Tensor]:
     """What is worth a print: all parts of a split; else the first, others are statistics of it."""
+    if name in _VAGUE:
+        return
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, (tuple, list)):

@@ -10,13 +10,39 @@ from typing import Any, NamedTuple
 from modelinspect.errors import visible
 from modelinspect.live.activations import Event, Print, Prints, Tape
 
-__all__ = ["Break", "are_numbers", "first_break", "otherwise_made", "said_difference", "similar_calls"]
+__all__ = [
+    "Break",
+    "are_numbers",
+    "first_break",
+    "of_weights_alone",
+    "otherwise_made",
+    "said_difference",
+    "similar_calls",
+]
 
 _SAME = 1e-9
 """Tolerance within one run: the order in which numbers are added may differ."""
 _MOST_TRIED = 6
 _NEAR = 12
 """Events after a break whose operations are looked at."""
+
+
+def of_weights_alone(tape: Tape) -> set[int]:
+    """
+    Events that only cut or turn weights: they agree wherever the weights went.
+
+    Args:
+        tape: Recorded with the inputs of its operations.
+    """
+    found: set[int] = set()
+    made: set[Print] = set()
+    for at, event in enumerate(tape.events):
+        known = len(event.parameters) + sum(given in made for given in event.inputs)
+        if event.inputs and known >= len(event.inputs) and "embedding" not in event.call.name:
+            found.add(at)
+            if event.print is not None:
+                made.add(event.print)
+    return found
 
 
 class Break(NamedTuple):

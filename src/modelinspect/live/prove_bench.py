@@ -25,6 +25,7 @@ from modelinspect.live.compare_breaks import (
     Break,
     are_numbers,
     first_break,
+    of_weights_alone,
     otherwise_made,
     said_difference,
     similar_calls,
@@ -39,7 +40,7 @@ library: Any = torch
 _MOST_ELEMENTS = 3e8
 """Parameters of one model up to which it is run in float64."""
 _FEW_ELEMENTS = 3e6
-_LOOSE = {torch.float64: 2e-5, torch.float32: 5e-4}
+_LOOSE = {torch.float64: 2e-5, torch.float32: 2e-4}
 """Tolerances of prints: an epsilon that differs is no wrong assignment."""
 
 
@@ -129,6 +130,7 @@ class Bench:
         self._tolerance = _LOOSE[dtype]
         self._rewrites: dict[Any, Any] = {}
         self._prints = Prints((), self._tolerance)
+        self._left_out: set[int] = set()
         self._source_tape: Tape | None = None
         self._source_tensors = _live_tensors(source)
         self._target_tensors = _live_tensors(target)
@@ -352,14 +354,16 @@ class Bench:
             raise
         except BaseException:  # noqa: BLE001  (with these weights it does not run)
             return -1
-        return sum(each in self._prints for each in tape.prints if each is not None)
+        return self._agreeing(tape)
 
     # ---------------------------------------------------------- where they part
 
     def break_of(self, filled: Collection[str]) -> Break | None:
         """Where the target parts from the source; None: nowhere."""
         self.source_tape()
-        return first_break(self._target_tape(inputs=True), self._prints, filled)
+        tape = self._target_tape(inputs=True)
+        self._left_out = of_weights_alone(tape)
+        return first_break(tape, self._prints, filled)
 
     def last_used(self) -> dict[str, int]:
         """Names of the target's tensors and how many events before the end they were used."""
@@ -398,7 +402,14 @@ class Bench:
             raise
         except BaseException:  # noqa: BLE001  (the two take different tensors)
             return -1
-        return sum(each in self._prints for each in tape.prints if each is not None)
+        return self._agreeing(tape)
+
+    def _agreeing(self, tape: Tape) -> int:
+        return sum(
+            each in self._prints
+            for at, each in enumerate(tape.prints)
+            if each is not None and at not in self._left_out
+        )
 
     def is_setting(self, difference: Any) -> bool:
         """True: the same operation, told something else."""

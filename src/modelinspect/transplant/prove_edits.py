@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from modelinspect.errors import visible
 from modelinspect.transplant.plan import Assignment, Piece, Plan
-from modelinspect.transplant.prove_fills import fills, numbers_of, pattern_of
+from modelinspect.transplant.prove_fills import fills
 from modelinspect.transplant.prove_units import Unit, units_of
 from modelinspect.transplant.transforms import Step, inverse, shape_after
 
@@ -591,37 +591,43 @@ class _Workshop:
                         yield Edit(f"{visible(target)} from {visible(name)}", self._instead(target, name))
 
     def _with_neighbours(self) -> Iterator[Edit]:
-        """A gap and tensors of its shape beside it, that may have got what belongs there."""
-        gaps = {each.name: each.shape for each in self._plan.missing if not each.is_made}
-        spare: dict[Shape, list[str]] = {}
-        for unused in self._plan.unused:
-            spare.setdefault(unused.shape, []).append(unused.name)
-        by_pattern: dict[str, list[str]] = {}
-        for name in gaps:
-            by_pattern.setdefault(pattern_of(name), []).append(name)
-        for pattern, names in list(by_pattern.items())[:8]:
-            left = sorted(spare.get(gaps[names[0]], ()), key=numbers_of)
-            if len(left) != len(names):
+        """A gap, and tensors of its shape beside it that may have got what belongs there."""
+        gaps = {each.name for each in self._plan.missing if not each.is_made and each.name not in self._now}
+        expected = {name: shape for name, shape in self._shapes.items() if name in gaps or name in self._now}
+        for unit in units_of(expected) if gaps else ():
+            if not unit.is_module or len(unit.leaves) < 2 or gaps.isdisjoint(unit.names()):
                 continue
-            columns = [self._beside(name, gaps[name]) for name in names]
-            if not 0 < len(columns[0]) < _MOST_PERMUTED or len({len(each) for each in columns}) > 1:
-                continue
-            for order in permutations(range(len(columns[0]) + 1)):
-                changes: list[Assignment] = []
-                for name, source, beside in zip(sorted(names, key=numbers_of), left, columns):
-                    there = [(Piece(source),), *(self._now[each].pieces for each in beside)]
-                    for target, at in zip((name, *beside), order):
-                        changes.append(Assignment(target, there[at], (), "likely", "it was left over"))
-                yield Edit(f"{visible(pattern)} and what is beside it in another order", tuple(changes))
+            for shape in dict.fromkeys(shape for _, shape in unit.leaves):
+                leaves = [leaf for leaf, other in unit.leaves if other == shape]
+                if 2 <= len(leaves) <= _MOST_PERMUTED:
+                    yield from self._dealt_anew(unit, leaves, shape)
 
-    def _beside(self, name: str, shape: Shape) -> list[str]:
-        """Plain copies in the same module, of the same shape."""
-        path = name.rpartition(".")[0]
-        return [
-            other
-            for other, each in self._now.items()
-            if other.rpartition(".")[0] == path and self._shapes.get(other) == shape and each.is_copy
+    def _dealt_anew(self, unit: Unit, leaves: Sequence[str], shape: Shape) -> Iterator[Edit]:
+        """The same tensors of the source's module for the same of the target's, in all blocks."""
+        hands = [self._hand(path, leaves, shape) for path in unit.paths]
+        kinds = {tuple(name.rpartition(".")[2] for name in hand) for hand in hands}
+        if len(kinds) != 1 or len(hands[0]) != len(leaves):
+            return
+        for order in permutations(range(len(leaves))):
+            changes = tuple(
+                Assignment(_name(path, leaf), (Piece(hand[at]),), (), "likely", "it was left over")
+                for path, hand in zip(unit.paths, hands)
+                for leaf, at in zip(leaves, order)
+            )
+            names = ", ".join(visible(hands[0][at].rpartition(".")[2]) for at in order)
+            yield Edit(f"{', '.join(leaves)} of {_short(unit)} from {names}", changes)
+
+    def _hand(self, path: str, leaves: Sequence[str], shape: Shape) -> list[str]:
+        """What these tensors take now, and what else of that shape the source's module has to spare."""
+        now = [self._now.get(_name(path, leaf)) for leaf in leaves]
+        taken = [each.pieces[0].name for each in now if each is not None and each.is_copy]
+        parents = {name.rpartition(".")[0] for name in taken}
+        spare = [
+            each.name
+            for each in self._plan.unused
+            if each.shape == shape and each.name.rpartition(".")[0] in parents
         ]
+        return sorted({*taken, *spare})
 
     def _instead(self, target: str, name: str) -> tuple[Assignment, ...]:
         """Another source, and its former user gets what was here."""
