@@ -346,8 +346,8 @@ class SymmetryBench:
                 self._edited((rows, lambda t: _turned(t, size, angles, halves)) for rows in parts)
             )
 
-        kept = {halves: change([*q, *k], halves) for halves in (True, False)}
-        passing = [halves for halves in kept if self._keeps(kept[halves], change(q, halves))]
+        wrong = change(q, True)
+        passing = [halves for halves in (True, False) if self._keeps(change([*q, *k], halves), wrong)]
         if len(passing) == 2:
             return "none"
         return ("halves" if passing[0] else "pairs") if passing else None

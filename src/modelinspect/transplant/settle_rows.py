@@ -379,24 +379,28 @@ def _attention_layout(
 
     names = {name for name, _ in fused}
     beside = [name for name in own_names(unit) if name not in names and len(view.target[name]) == 1]
+    lengths = list(lengths)
     for orders in _KEY_ORDERS if queries else _ORDERS:
-        layouts = [
-            Layout(roles, tuple(each[role] for role in roles), count)
-            for each in lengths
-            for count in _groups(bench, each)
-            for roles in orders
-        ]
-        found = bench.fused_layout(fused, layouts, beside, queries)
-        if found is not None:
-            return found
+        for is_said in (True, False):
+            layouts = [
+                Layout(roles, tuple(each[role] for role in roles), count)
+                for each in lengths
+                for count in _groups(bench, each, is_said=is_said)
+                for roles in orders
+            ]
+            found = bench.fused_layout(fused, layouts, beside, queries)
+            if found is not None:
+                return found
     return None
 
 
-def _groups(bench: SymmetryBench, lengths: Mapping[str, int]) -> list[int]:
+def _groups(bench: SymmetryBench, lengths: Mapping[str, int], *, is_said: bool) -> list[int]:
+    """Those that attributes name; else whatever divides the rows."""
     common = gcd(*lengths.values())
-    said = [*bench.head_counts, *(common // size for size in bench.head_sizes if common % size == 0)]
-    some = [n for n in range(2, common) if common % n == 0]
-    return list(dict.fromkeys(n for n in (1, *said, *some) if common % n == 0))[:_MOST_GROUPS]
+    said = [1, *bench.head_counts, *(common // size for size in bench.head_sizes if common % size == 0)]
+    said = [n for n in said if common % n == 0]
+    others = [n for n in range(2, common) if common % n == 0 and n not in said]
+    return list(dict.fromkeys(said if is_said else others))[:_MOST_GROUPS]
 
 
 def _downs(view: View, unit: Unit, width: int) -> Iterator[list[str]]:
