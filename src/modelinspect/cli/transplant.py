@@ -81,7 +81,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--input", metavar="SPEC", show_default=False,
-            help="What goes into both: 32x1, 'int64[2,128]<1000', NAME=2x3; else worked out. Repeatable.",
+            help="What goes into the models that are run: 32x1, 'int64[2,128]<1000', NAME=2x3; else worked "
+            "out. Repeatable.",
         ),
     ] = None,
     dtype: Annotated[
@@ -149,7 +150,7 @@ def command(
       modelinspect transplant old.pt net.py:Net --plan plan.json -o new.pt
       modelinspect transplant old.pt net.py:Net --emit python > convert.py
     """  # noqa: D301  (the escape tells Click to keep the lines)
-    _check_flags(output, dtype, shard_size, emit, form, json, source_definition, inputs)
+    _check_flags(output, dtype, shard_size, emit, form, json, source_definition, inputs, destination)
     weights = _weights(source, output, read_as)
     with _RunLine("running both models", quiet=quiet) as progress:
         made = api.plan_transplant(
@@ -191,6 +192,7 @@ def _check_flags(
     json: bool,
     source_definition: str | None,
     inputs: list[str] | None,
+    destination: str,
 ) -> None:
     """What makes no sense together, before anything is read."""
     for flag, given in (("--dtype", dtype), ("--shard-size", shard_size)):
@@ -198,10 +200,10 @@ def _check_flags(
             raise UsageError(f"{flag} is of what is written, and nothing is", hint="add -o OUT")
     if emit is not None and (form is not None or json):
         raise UsageError("--emit prints Python and --format the plan: one thing goes to stdout")
-    if inputs and source_definition is None:
+    if inputs and source_definition is None and parse_target(destination).kind != "definition":
         raise UsageError(
-            "--input goes into both models, and nothing is run without --source-definition",
-            hint="add --source-definition old.py:Old",
+            "--input goes into models that are run, and neither side is a definition",
+            hint="add --source-definition old.py:Old, or name the class of DST",
         )
     if output is not None and shard_size is None:
         from modelinspect.writers.atomic import check_folder
