@@ -397,6 +397,113 @@ def test_a_left_over_tensor_fills_a_gap() -> None:
     assert not plan.unused
 
 
+def without(plan: Plan, *parts: str, unused: str = "") -> Plan:
+    """The plan without what it says of some targets, and with what it takes for them left over."""
+    lost = [each for each in plan.assignments if any(f".{part}." in f".{each.target}." for part in parts)]
+    kept = [each for each in plan.assignments if each not in lost]
+    missing = [Missing(each.target, plan.target[each.target].shape, "no tensor is like it") for each in lost]
+    spare = [Unused(row.name, row.shape, "left") for row in plan.source if f".{unused}." in f".{row.name}."]
+    return replace(plan, assignments=tuple(kept), missing=tuple(missing), unused=tuple(spare))
+
+
+def test_parts_of_a_left_over_tensor_fill_gaps() -> None:
+    """Three layers without a source, and one fused tensor that goes nowhere: which rows are whose."""
+    source, target = Net(lambda: Fused(by_head=True)), Net(Apart)
+    plan = without(plan_of(source, target, {"mix.o": [("mix.proj", "")]}), "q", "k", "v", unused="qkv")
+    plan, proof = prove(plan, source, target)
+    assert proof.equal
+    assert not plan.missing
+    assert not plan.unused
+    assert {each.transform for each in plan.assignments if ".q." in each.target} == {"take(0, 0, 8, 3)"}
+    assert [each.target for each in plan.assignments] == [row.name for row in plan.target]
+
+
+class Stacked(nn.Module):
+    """Layers of one tensor for each kind of weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30, 6)
+        self.weight, self.bias = nn.Parameter(torch.randn(3, 6, 6)), nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, tokens: Tensor) -> Any:
+        x = self.embed(tokens)
+        for weight, bias in zip(self.weight, self.bias):
+            x = x + (x @ weight + bias).tanh()
+        return x
+
+
+class Rows(nn.Module):
+    """The same with a layer each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30, 6)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, tokens: Tensor) -> Any:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x
+
+
+def test_slices_of_a_stack_fill_layers() -> None:
+    """One tensor for all layers becomes one each, transposed where that is what agrees."""
+    source, target = Stacked(), Rows()
+    ours, theirs = module_table(target, "target"), module_table(source, "source")
+    missing = [Missing(row.name, row.shape, "none") for row in ours if "layers" in row.name]
+    unused = [Unused(row.name, row.shape, "left") for row in theirs if row.name != "embed.weight"]
+    embed = Assignment("embed.weight", (Piece("embed.weight"),))
+    plan, proof = prove(Plan(theirs, ours, (embed,), tuple(missing), tuple(unused)), source, target)
+    assert proof.equal
+    assert plan.assignments[3].transform == "index(0, 1) | transpose"
+    assert plan.assignments[4].transform == "index(0, 1)"
+
+
+class Functional(nn.Module):
+    """Everything in one module, without layers."""
+
+    def __init__(self, order: Sequence[str] = ("a", "b", "c")) -> None:
+        super().__init__()
+        self.order = order
+        self.table = nn.Parameter(torch.randn(20, 8))
+        for name in ("a", "b", "c"):
+            setattr(self, name, nn.Parameter(torch.randn(8, 8)))
+
+    def example_input(self) -> Tensor:
+        return torch.arange(12).reshape(2, 6)
+
+    def forward(self, tokens: Tensor) -> Any:
+        x = self.table[tokens]
+        first, second, third = (getattr(self, name) for name in self.order)
+        weights = (x @ first) @ (x @ second).transpose(1, 2)
+        return weights.softmax(-1) @ (x @ third)
+
+
+def test_models_without_layers_are_settled_too() -> None:
+    """Bare parameters of one shape, used in another order."""
+    source, target = Functional(), Functional(("c", "a", "b"))
+    plan, proof = prove(plan_of(source, target), source, target)
+    assert proof.equal
+    taken = {each.target: each.sources[0] for each in plan.assignments}
+    assert taken == {"table": "table", "c": "a", "a": "b", "b": "c"}
+
+
+def test_heads_of_other_sizes_leave_the_body_proven() -> None:
+    """Outputs that can't be compared: what leads to the last activation that agrees is proven."""
+    source, target = Net(), Net()
+    target.head = nn.Linear(WIDTH, 3)
+    plan = without(plan_of(source, target), "head", unused="head")
+    plan, proof = prove(plan, source, target)
+    assert not proof.equal
+    assert proof.outputs == ()
+    assert labels(plan)["blocks.0.feed.gate.weight"] == "proven"
+    assert labels(plan)["norm.weight"] == "likely"
+    assert [each.name for each in plan.missing] == ["head.weight", "head.bias"]
+    assert any("no two outputs have one shape" in note for note in proof.notes)
+
+
 def test_doubts_that_are_settled_are_gone() -> None:
     """A doubt whose targets are proven is no doubt any more."""
     truth = plan_of(Net(), Net(), label="ambiguous")
@@ -480,6 +587,54 @@ def test_models_without_a_common_input_are_not_run() -> None:
     assert not proof.equal
     assert proof.notes[0] == "not run: no input was found that both models take"
     assert len(proof.notes) > 1
+
+
+def test_what_a_person_said_is_not_taken_back() -> None:
+    """Other sources are tried for the rest alone, even where the outputs differ."""
+    truth = plan_of(Net(), Net())
+    wrong = exchanged(truth, "q", "k")
+    said = [each._replace(label="certain", reason="as --map says") for each in wrong.assignments]
+    plan, proof = prove(replace(wrong, assignments=tuple(said)), Net(), Net())
+    assert not proof.equal
+    assert proof.is_refuted
+    assert sources(plan) == sources(wrong)
+
+
+def test_a_checkpoint_of_another_class_is_noted() -> None:
+    """The plan is proven with random weights; that the file's don't fit the class is said."""
+    source, target = Net(), Net()
+    weights = {name: value for name, value in Net(words=60).state_dict().items() if "embed" in name}
+    _, proof = prove(plan_of(source, target), source, target, source_weights=weights)
+    assert proof.equal
+    _, proof = prove(plan_of(source, target), source, target, source_weights="nowhere.pt")
+    assert proof.equal
+    assert proof.own_outputs == ()
+    assert proof.notes[-1].startswith("not run with the checkpoint's own weights")
+
+
+class Choosy(nn.Module):
+    """Runs with the weights that it was made with, and no others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        nn.init.ones_(self.linear.weight)
+
+    def forward(self, x: Tensor) -> Any:
+        if not (self.linear.weight == 1).all():
+            raise ValueError("the weights must be 1")
+        return self.linear(x)
+
+
+def test_a_model_that_fails_with_random_weights_is_noted() -> None:
+    """Nobody's traceback, and the plan as it was."""
+    source, target = Choosy(), nn.ModuleDict({"linear": nn.Linear(3, 3)})
+    target.forward = target["linear"]
+    before = plan_of(source, target)
+    after, proof = prove(before, source, target)
+    assert after == before
+    assert proof.notes[0] == "not run to the end: Choosy does not run"
+    assert "ValueError: the weights must be 1" in proof.notes
 
 
 def test_modules_are_left_as_they_were() -> None:

@@ -32,6 +32,7 @@ from modelinspect.live.compare_breaks import (
 )
 from modelinspect.live.preserve import preserved
 from modelinspect.live.surroundings import undisturbed
+from modelinspect.live.user_errors import raised
 
 __all__ = ["Bench", "bench_of", "library"]
 
@@ -272,16 +273,14 @@ class Bench:
     def run_source(self) -> Any:
         """What the source puts out."""
         with torch.no_grad():
-            self._restart()
-            return run_model(self._source, self.shared.source, self.dtype)
+            return self._run_seeded(self._source, self.shared.source)()
 
     def run_target(self) -> Any:
         """What the target puts out, with the differences that were accepted made away with."""
         if self._rewrites:
             return self._target_tape().outputs
         with torch.no_grad():
-            self._restart()
-            return run_model(self._target, self.shared.target, self.dtype)
+            return self._run_seeded(self._target, self.shared.target)()
 
     def _restart(self) -> None:
         """Models may draw numbers. ``torch.manual_seed`` itself asks for a stack trace."""
@@ -290,7 +289,10 @@ class Bench:
     def _run_seeded(self, module: nn.Module, batch: Any) -> Callable[[], Any]:
         def run() -> Any:
             self._restart()
-            return run_model(module, batch, self.dtype)
+            try:
+                return run_model(module, batch, self.dtype)
+            except Exception as error:  # with random weights, or with those that are tried
+                raise raised(f"{type(module).__name__} does not run", error) from error
 
         return run
 

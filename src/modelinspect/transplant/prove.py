@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelinspect.errors import DefinitionError, visible
+from modelinspect.errors import DefinitionError, ModelInspectError, UsageError, visible
 from modelinspect.transplant.patterns import name_patterns
 from modelinspect.transplant.plan import Assignment, Label, Missing, Plan, Unused
-from modelinspect.transplant.proof import OutputGap, Proof, Settled
+from modelinspect.transplant.proof import PROVEN, OutputGap, Proof, Settled
 from modelinspect.transplant.prove_edits import Edit, Heads, edited, edits
 from modelinspect.transplant.prove_units import patterns_of, units_of
 from modelinspect.transplant.transforms import apply_steps
@@ -43,7 +43,6 @@ _MOST_BESIDE = 80
 _MOST_MIXED = 24
 _MOST_PAIRED = 12
 _MOST_APART = 100
-_PROVEN = "both models give equal outputs"
 _BESIDE = "it goes with what is proven of its module; no output shows it"
 _AGREES = "the activations that follow agree when both models are run"
 
@@ -88,23 +87,43 @@ def prove(
 
     source, source_home = _built(source_definition, seed)
     target, target_home = _built(target_definition, seed)
+    both = _Both(source, target, seed)
     try:
         ways = shared_inputs(source, target, inputs, seed=seed, homes=(source_home, target_home))
     except DefinitionError as error:
         return plan, Proof(False, notes=(f"not run: {error.message}", *error.details))
-    way = ways[0] if len(ways) == 1 else _best_way(plan, source, target, ways, seed)
+    try:
+        way = ways[0] if len(ways) == 1 else _best_way(plan, both, ways)
+        proven, proof, accepted = _judged(plan, both, way, progress, settle=settle)
+    except DefinitionError as error:
+        return plan, Proof(False, notes=(f"not run to the end: {error.message}", *error.details))
+    if source_weights is None and source is not source_definition:
+        return proven, proof
+    try:
+        return proven, replace(proof, own_outputs=_own_gaps(proven, both, way, source_weights, accepted))
+    except ModelInspectError as error:
+        note = f"not run with the checkpoint's own weights: {error.message}"
+        return proven, replace(proof, notes=(*proof.notes, note, *error.details))
+
+
+class _Both(NamedTuple):
+    source: Any
+    target: Any
+    seed: int
+
+
+def _judged(
+    plan: Plan, both: _Both, way: Shared, progress: Progress | None, *, settle: bool
+) -> tuple[Plan, Proof, list[Any]]:
+    """The plan as a run leaves it, the report, and the differences that were accepted."""
     from modelinspect.live.prove_bench import bench_of
 
-    with bench_of(source, target, way, seed=seed) as bench:
-        session = _Session(bench, plan, seed, progress)
+    with bench_of(both.source, both.target, way, seed=both.seed) as bench:
+        session = _Session(bench, plan, both.seed, progress)
         session.start()
         if settle:
             session.settle()
-        plan, proof = session.result()
-    if source_weights is None and source is not source_definition:
-        return plan, proof
-    own = _own_gaps(plan, source, target, way, source_weights, seed, session.accepted)
-    return plan, replace(proof, own_outputs=own)
+        return (*session.result(), session.accepted)
 
 
 def _built(definition: Any, seed: int) -> tuple[Any, str | None]:
@@ -122,14 +141,14 @@ def _built(definition: Any, seed: int) -> tuple[Any, str | None]:
     return loaded.module, loaded.home
 
 
-def _best_way(plan: Plan, source: Any, target: Any, ways: Sequence[Shared], seed: int) -> Shared:
+def _best_way(plan: Plan, both: _Both, ways: Sequence[Shared]) -> Shared:
     """Of several ways to call both: the one in which most activations agree."""
     from modelinspect.live.prove_bench import bench_of
 
     scores = []
     for way in ways:
-        with bench_of(source, target, way, seed=seed) as bench:
-            session = _Session(bench, plan, seed, None)
+        with bench_of(both.source, both.target, way, seed=both.seed) as bench:
+            session = _Session(bench, plan, both.seed, None)
             session.start()
             if session.comparison.equal:
                 return way
@@ -138,13 +157,13 @@ def _best_way(plan: Plan, source: Any, target: Any, ways: Sequence[Shared], seed
 
 
 def _own_gaps(
-    plan: Plan, source: Any, target: Any, way: Shared, weights: Any, seed: int, accepted: Sequence[Any]
+    plan: Plan, both: _Both, way: Shared, weights: Any, accepted: Sequence[Any]
 ) -> tuple[OutputGap, ...]:
     """What the outputs are with the checkpoint's own weights; None: those that the source has."""
     from modelinspect.live.prove_bench import bench_of
 
-    with bench_of(source, target, way, seed=seed) as bench:
-        session = _Session(bench, plan, seed, None)
+    with bench_of(both.source, both.target, way, seed=both.seed) as bench:
+        session = _Session(bench, plan, both.seed, None)
         for difference in accepted:
             bench.accept(difference)
         if callable(weights):
@@ -155,7 +174,7 @@ def _own_gaps(
         elif weights is not None:
             from modelinspect.live.weights import load_weights
 
-            load_weights(source, weights)
+            load_weights(both.source, weights)
             bench.changed()
         session.fill()
         return _output_gaps(bench.compare())
@@ -199,7 +218,10 @@ class _Session:
 
     def fill(self) -> None:
         """What the plan says, into the target."""
-        lacks = self._bench.fill(self._values(self._plan.assignments))
+        try:
+            lacks = self._bench.fill(self._values(self._plan.assignments))
+        except (ValueError, IndexError) as error:
+            raise UsageError(f"the plan does not fit the target's definition: {error}") from error
         if lacks:
             self._notes.append(f"the target's definition has no {visible(lacks[0])}{_more(lacks)}")
 
@@ -471,7 +493,7 @@ class _Session:
         ]
 
     def _labelled(self, taking: set[str], until: str) -> Plan:
-        proof = f"the activations of both models agree up to {visible(until)}" if until else _PROVEN
+        proof = f"the activations of both models agree up to {visible(until)}" if until else PROVEN
         settled = {target: each.how for each in self._settled for target in each.targets}
         proven = {
             (each.target.rpartition(".")[0], _owners(each))

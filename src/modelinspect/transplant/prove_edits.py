@@ -13,6 +13,7 @@ from itertools import pairwise, permutations
 from typing import NamedTuple
 
 from modelinspect.errors import visible
+from modelinspect.transplant.matching.links import HINTED
 from modelinspect.transplant.plan import Assignment, Piece, Plan
 from modelinspect.transplant.prove_fills import fills
 from modelinspect.transplant.prove_units import Unit, units_of
@@ -72,7 +73,7 @@ def edits(plan: Plan, near: Mapping[str, int], heads: Heads, *, apart: bool = Fa
     workshop = _Workshop(plan, near, heads, apart=apart)
     seen: set[tuple[Assignment, ...]] = set()
     for edit in workshop.edits():
-        if edit.changes and edit.changes not in seen:
+        if edit.changes and edit.changes not in seen and not workshop.contradicts(edit):
             seen.add(edit.changes)
             yield edit
 
@@ -93,6 +94,14 @@ class _Workshop:
         }
         self._units = sorted(units, key=lambda unit: self._distance[unit])
         self._modules = [unit for unit in self._units if unit.is_module]
+
+    def contradicts(self, edit: Edit) -> bool:
+        """Whether another source is taken for what a person has said."""
+        return any(
+            now is not None and now.reason.startswith(HINTED) and now.sources != change.sources
+            for change in edit.changes
+            for now in (self._now.get(change.target),)
+        )
 
     # ------------------------------------------------------------------ order
 
