@@ -344,7 +344,7 @@ def test_each_form(here: Here, folder: Path) -> None:
         (["old.pt", "nets.py:New", "--shard-size", "5GB"], "add -o OUT"),
         (["old.pt", "nets.py:New", "-o", "x.pt", "--dtype", "float17"], "float17"),
         (["old.pt", "nets.py:New", "--emit", "python", "--json"], "one thing goes to stdout"),
-        (["old.pt", "nets.py:New", "--input", "3x4"], "add --source-definition"),
+        (["old.pt", "old.pt", "--input", "2x3"], "add --source-definition"),
         (["old.pt", "nets.py:New", "--source-definition", "old.pt"], "is a checkpoint"),
         (["old.pt", "old.safetensors", "--source-definition", "nets.py:Old"], "the target is no definition"),
         (["old.pt", "nets.py:New", "--map", "layers"], "is no SOURCE=TARGET"),
@@ -393,3 +393,18 @@ def test_help_is_enough(cli: Cli) -> None:
         "sys.exit(bool({'torch', 'numpy', 'rich'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("what", ["old.pt", "nets.py", "new.pt"])
+def test_a_plan_is_never_written_over_what_it_is_made_of(here: Here, folder: Path, what: str) -> None:
+    """--plan-out refuses the source, the definition and the output, and leaves them as they are."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    code, _, err = here("old.pt", "nets.py:New", "-o", "new.pt", "--plan-out", what)
+    assert (code, "--plan-out" in err) == (2, True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_plan_is_a_regular_file(here: Here) -> None:
+    """A device that never ends is not read as a plan."""
+    code, _, err = here("old.pt", "nets.py:New", "--plan", "/dev/zero")
+    assert (code, "no regular file" in err) == (2, True)

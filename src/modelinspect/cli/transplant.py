@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,8 @@ from modelinspect.render.views.transplant import proof_texts, transplant_sheet
 from modelinspect.targets import parse_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from modelinspect.tensors import Checkpoint
     from modelinspect.transplant.plan import Plan
     from modelinspect.transplant.write import Written
@@ -152,6 +155,8 @@ def command(
     """  # noqa: D301  (the escape tells Click to keep the lines)
     _check_flags(output, dtype, shard_size, emit, form, json, source_definition, inputs, destination)
     weights = _weights(source, output, read_as)
+    if plan_out is not None:
+        _check_plan_out(plan_out, weights, (destination, source_definition), output)
     with _RunLine("running both models", quiet=quiet) as progress:
         made = api.plan_transplant(
             weights, destination, maps=maps or (), section=section, from_prefix=from_prefix,
@@ -209,6 +214,26 @@ def _check_flags(
         from modelinspect.writers.atomic import check_folder
 
         check_folder(output)
+
+
+def _check_plan_out(
+    plan_out: str, weights: Checkpoint | str, targets: Iterable[str | None], output: str | None
+) -> None:
+    """A plan is never written over what it was made of, nor over what is written by it."""
+    from modelinspect.writers.atomic import check_folder
+
+    check_folder(plan_out)
+    files = [] if isinstance(weights, str) else [file.path for file in weights.files]
+    files += [parse_target(target).path for target in targets if target is not None]
+    real = os.path.realpath(plan_out)
+    for path in filter(None, files):
+        if os.path.exists(real) and os.path.exists(path) and os.path.samefile(real, path):
+            raise UsageError(
+                f"--plan-out {visible(plan_out)} is a file that the plan is made of",
+                hint="name another file",
+            )
+    if output is not None and os.path.realpath(output) == real:
+        raise UsageError(f"--plan-out and -o are both {visible(plan_out)}", hint="name another file")
 
 
 def _weights(source: str, output: str | None, read_as: str | None) -> Checkpoint | str:

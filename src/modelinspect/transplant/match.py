@@ -95,10 +95,11 @@ def _under(found: Hinted) -> set[str]:
 def _distinct(side: Side) -> list[TensorInfo]:
     """The tensors of a side, each once."""
     tied = side.table.tied_to
+    # A tensor without a name can be kept under none.
     rows = [
         row
         for row in side.table
-        if row.persistent is not False and row.name not in tied and not is_constant(row)
+        if row.name and row.persistent is not False and row.name not in tied and not is_constant(row)
     ]
     if not side.is_ordered:
         rows.sort(key=lambda row: natural(row.name))

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -228,10 +229,19 @@ def read_plan_file(path: str, source: ParameterTable, target: ParameterTable) ->
     )
 
 
+_MOST_BYTES = 256 << 20
+"""Of a plan: rows of patterns are some hundred bytes each."""
+
+
 def _document(path: str) -> dict[str, Any]:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UsageError(f"{visible(path)} is no regular file, and a plan is one")
     try:
         with open(path, "rb") as file:
-            document = json.loads(file.read())
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise UsageError(f"{visible(path)} is no plan: it has more than {_MOST_BYTES:,} bytes")
+        document = json.loads(text)
     except FileNotFoundError:
         from modelinspect.targets import no_such_file
 

@@ -151,8 +151,11 @@ def _other_doubt(case: _Case) -> tuple[Label, str] | None:
     node, module = case.node, case.module
     if case.is_copy and _is_patch(case.source, case.target):
         return "ambiguous", "pixels of a patch may lie before or after their channels"
+    assert node.row is not None
+    is_number = node.row.dtype.category == "float"
     is_statistic = any(child.role in ("mean", "var") for child in module.children)
-    if node.role == "weight" and len(node.shape) == 1 and not is_statistic and not case.has_one_author:
+    is_scale = node.role == "weight" and len(node.shape) == 1 and is_number
+    if is_scale and not is_statistic and not case.has_one_author:
         return "likely", NORM_OFFSET
     if any(_narrows(child) for child in module.children) and _WIDENS & set(tokens_of(module.path)):
         return "likely", "by name and place; channels that were joined may lie in another order"
