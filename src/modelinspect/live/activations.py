@@ -73,19 +73,27 @@ class Print(NamedTuple):
         return all(abs(one - two) <= slack for one, two in zip(self, other))
 
 
-def print_of(tensor: Tensor) -> Print | None:
-    """None for what has nothing to recognise: integers, constants, infinities, a few elements."""
+def print_of(tensor: Tensor, *, link: bool = False) -> Print | None:
+    """
+    None for what has nothing to recognise: integers, constants, infinities, a few elements.
+
+    Args:
+        tensor: Of any type.
+        link: To find it again in the same run: constants and masked values do for that.
+    """
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_floating_point() or tensor.numel() < _FEWEST or tensor.layout is not torch.strided:
         return None
     flat = tensor.detach().double().reshape(-1)
+    if link:
+        flat = torch.nan_to_num(flat, 0.0, 0.0, 0.0)
     rms = (flat.dot(flat).item() / len(flat)) ** 0.5
     if not isfinite(rms) or rms == 0:
         return None
     low, top = flat.min().item(), flat.max().item()
     # What stands for minus infinity in a mask hides all other values.
-    if top - low <= 1e-9 * rms or max(top, -low) > _LARGEST:
+    if not link and (top - low <= 1e-9 * rms or max(top, -low) > _LARGEST):
         return None
     return Print(rms, flat.mean().item(), top, low)
 
@@ -160,6 +168,8 @@ class Event(NamedTuple):
     """Path of the module in whose forward it ran; empty for the outermost."""
     print: Print | None
     """Of what it put out."""
+    link: Print | None = None
+    """The same where it need only be found again in the same run."""
     inputs: tuple[Print | None, ...] = ()
     """Of the tensors that it was given, where these were asked for."""
     parameters: tuple[str, ...] = ()
@@ -292,7 +302,8 @@ class _Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if not self._inputs and not self._rewrites:
             result = func(*args, **kwargs)
-            self.prints.extend(print_of(value) for value in _results(result, name))
+            prints = (None if name in _VAGUE else print_of(value) for value in _results(result, name))
+            self.prints.extend(prints)
             self._stop()
             return result
         call = _call(func, args, kwargs)
@@ -300,14 +311,15 @@ class _Recorder(TorchDispatchMode):
         parameters: tuple[str, ...] = ()
         if self._inputs:
             tensors = list(_tensors((args, kwargs)))
-            given = tuple(print_of(tensor) for tensor in tensors)
+            given = tuple(print_of(tensor, link=True) for tensor in tensors)
             parameters = tuple(dict.fromkeys(filter(None, map(self._name, tensors))))
         place = self._places[-1] if self._places else ""
         other = self._rewrites.get((call, place_pattern(place))) or self._rewrites.get((call, ""))
         result = func(*args, **kwargs) if other is None else _made_instead(other, args, kwargs)
         for value in _results(result, name):
-            self.prints.append(print_of(value))
-            self.events.append(Event(call, place, self.prints[-1], given, parameters))
+            self.prints.append(None if name in _VAGUE else print_of(value))
+            link = print_of(value, link=True) if self._inputs else None
+            self.events.append(Event(call, place, self.prints[-1], link, given, parameters))
         self._stop()
         return result
 
@@ -331,8 +343,6 @@ def _storages(module: nn.Module) -> dict[int, str]:
 
 def _results(result: Any, name: str) -> Iterator[Tensor]:
     """What is worth a print: all parts of a split; else the first, others are statistics of it."""
-    if name in _VAGUE:
-        return
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, (tuple, list)):

@@ -40,8 +40,8 @@ def of_weights_alone(tape: Tape) -> set[int]:
         known = len(event.parameters) + sum(given in made for given in event.inputs)
         if event.inputs and known >= len(event.inputs) and "embedding" not in event.call.name:
             found.add(at)
-            if event.print is not None:
-                made.add(event.print)
+            if event.link is not None:
+                made.add(event.link)
     return found
 
 
@@ -82,13 +82,13 @@ def first_break(target: Tape, source: Prints, weights: Collection[str]) -> Break
 
 def _parents(events: Sequence[Event]) -> list[list[int]]:
     """For each event those that made its inputs, told by their prints."""
-    known = Prints((event.print for event in events), _SAME)
+    known = Prints((event.link for event in events), _SAME)
     made: dict[Print, int] = {}
     parents: list[list[int]] = []
     for at, event in enumerate(events):
         found = {made.get(same) for given in event.inputs if given and (same := known.find(given))}
         parents.append(sorted(each for each in found if each is not None))
-        if event.print is not None and (own := known.find(event.print)) is not None:
+        if event.link is not None and (own := known.find(event.link)) is not None:
             made.setdefault(own, at)
     return parents
 

@@ -23,6 +23,7 @@ _ROLES = tuple(
     (role, re.compile(pattern))
     for role, pattern in (
         ("mask", r"mask"),
+        ("boxes", r"box"),
         ("segments", r"segment|token_type"),
         ("positions", r"position|(^|_)pos($|_)"),
         ("decoder", r"decoder|(^|_)(tgt|target|goal|dec|y)($|_)"),
@@ -107,7 +108,7 @@ class _Maker:
             yield self._integers(min(self._sizes), _BATCH, self._tables)
         if role in ("tokens", "decoder", ""):
             yield from self._words()
-        if role not in ("tokens", "segments", "mask", "links"):
+        if role not in ("tokens", "segments", "mask", "links", "boxes"):
             yield from self._floats()
             if not alone:
                 yield from self._signals()
@@ -123,6 +124,10 @@ class _Maker:
             yield torch.arange(_TOKENS).expand(_BATCH, _TOKENS).clone()
         elif role == "segments":
             yield self._integers(2, _BATCH, _TOKENS)
+        elif role == "boxes":  # left, top, right, bottom
+            half = max(2, min([size for size in self._sizes if size > 2], default=100) // 2)
+            corner, size = self._integers(half, _BATCH, _TOKENS, 2), self._integers(half, _BATCH, _TOKENS, 2)
+            yield torch.cat([corner, corner + size], -1)
         elif role == "links":
             yield self._integers(_NODES, 2, 2 * _NODES)
             yield (torch.rand(_NODES, _NODES, generator=self._generator) > 0.5).float() + torch.eye(_NODES)

@@ -25,6 +25,8 @@ Shape = tuple[int, ...]
 _FAR = 10_000
 _MOST_PARTNERS = 8
 _MOST_PERMUTED = 4
+_SHARES = (4, 8, 2)
+"""Groups that are no heads: devices among which a model was once divided."""
 _NEAREST = 8
 """Modules that are looked at together, all that is plain before all that is rare."""
 _WAYS = {True: "halves to pairs", False: "pairs to halves"}
@@ -242,7 +244,7 @@ class _Workshop:
         if any(length is None for length in lengths):
             return
         known = [length for length in lengths if length]
-        groups = [1, *(min(known) // size for size in self._heads.sizes_for(*known)), min(known)]
+        groups = [1, *(min(known) // size for size in self._heads.sizes_for(*known)), *_SHARES, min(known)]
         for order in permutations(range(len(known))):
             for count in dict.fromkeys(groups):
                 if all(length % count == 0 for length in known):
@@ -273,7 +275,7 @@ class _Workshop:
             return
         lengths = [self._rows(each) or 1 for each in sharing]
         sizes = self._heads.sizes_for(*lengths)
-        groups = dict.fromkeys([1, *(min(lengths) // size for size in sizes), min(lengths)])
+        groups = dict.fromkeys([1, *(min(lengths) // size for size in sizes), *_SHARES, min(lengths)])
         for order in permutations(range(len(sharing))):
             for count in groups:
                 if all(length % count == 0 for length in lengths):
