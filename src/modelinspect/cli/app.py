@@ -93,6 +93,10 @@ def main() -> NoReturn:
     # One short run makes no garbage worth collecting; a header of 100,000 tensors
     # makes a million objects that the collector would walk again and again.
     gc.disable()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Closed by the shell, 2>&-: what is said there goes nowhere.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if "_MODELINSPECT_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 

@@ -11,7 +11,7 @@ from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.matching.vocabulary import tokens_of
 from modelinspect.transplant.plan import Assignment, Piece
 
-__all__ = ["is_constant", "matching_constants"]
+__all__ = ["has_telling_name", "is_constant", "matching_constants"]
 
 _NAMES = frozenset({
     "position_ids", "token_type_ids", "inv_freq", "original_inv_freq", "relative_position_index", "attn_mask",
@@ -37,6 +37,11 @@ def is_constant(row: TensorInfo) -> bool:
     # The lower triangle that a causal attention keeps under the name of a bias.
     is_square = len(row.shape) >= 3 and row.shape[-1] == row.shape[-2] and set(row.shape[:-2]) == {1}
     return is_square and last in ("bias", "tril") and "attn" in tokens_of(row.name)
+
+
+def has_telling_name(row: TensorInfo) -> bool:
+    """A mask, an index or a table of frequencies, as they are called everywhere."""
+    return row.name.rpartition(".")[2] in _NAMES
 
 
 def matching_constants(

@@ -21,6 +21,8 @@ __all__ = ["fused"]
 Shape = tuple[int, ...]
 _TURN = (Step("transpose"),)
 _IMPOSSIBLE = -1000.0
+_MOST_COMPARED = 250_000
+"""Of sets with wholes; what is left in such numbers has nothing in common."""
 
 
 class _Set(NamedTuple):
@@ -38,7 +40,7 @@ class _Set(NamedTuple):
 def fused(parts: Sequence[Unit], wholes: Sequence[Unit], scorer: Scorer, *, is_split: bool) -> Iterator[Made]:
     """Wholes that are made of parts, or with *is_split* the parts made of them."""
     sets = list(_sets(parts, scorer, is_split=is_split))
-    if not sets or not wholes:
+    if not sets or not wholes or len(sets) * len(wholes) > _MOST_COMPARED:
         return
     folded = [[_folded(found, whole) for whole in wholes] for found in sets]
     layouts = [[_layout(found, whole) for found, whole in zip(line, wholes)] for line in folded]

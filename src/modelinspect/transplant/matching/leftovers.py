@@ -4,13 +4,13 @@ What gets nothing and what goes nowhere, and why.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import prod
 
 from modelinspect.errors import visible
 from modelinspect.tensors import TensorInfo
-from modelinspect.transplant.matching.constants import is_constant
+from modelinspect.transplant.matching.constants import has_telling_name, is_constant
 from modelinspect.transplant.matching.scoring import name_score
 from modelinspect.transplant.plan import Missing, Unused
 
@@ -31,18 +31,18 @@ def missing_of(rows: Sequence[TensorInfo], free: Sequence[TensorInfo]) -> Iterat
         rows: Those.
         free: Tensors of the source that go nowhere.
     """
-    sizes: dict[int, int] = defaultdict(int)
-    for row in free:
-        sizes[prod(row.shape)] += 1
+    sizes = Counter(prod(row.shape) for row in free)
+    like = Counter((row.shape, row.dtype) for row in free if row.shape)
     for row in rows:
-        yield Missing(row.name, row.shape, *_why_missing(row, free, sizes[prod(row.shape)]))
+        fitting = sizes[prod(row.shape)]
+        yield Missing(row.name, row.shape, *_why_missing(row, free, fitting, like[row.shape, row.dtype]))
 
 
-def _why_missing(row: TensorInfo, free: Sequence[TensorInfo], fitting: int) -> tuple[str, bool]:
+def _why_missing(row: TensorInfo, free: Sequence[TensorInfo], fitting: int, alike: int) -> tuple[str, bool]:
     last = row.name.rpartition(".")[2]
-    if is_constant(row) or last == "num_batches_tracked":
+    if last == "num_batches_tracked" or has_telling_name(row) or (is_constant(row) and not alike):
         return "the target makes it itself", True
-    if row.kind == "buffer" and row.declared and last not in _STATISTICS:
+    if row.kind == "buffer" and row.declared and last not in _STATISTICS and not alike:
         return "a buffer that the target makes itself", True
     namesake = _namesake(row, free)
     if namesake is not None:

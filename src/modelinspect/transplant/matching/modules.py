@@ -62,26 +62,30 @@ def of_other_kinds(
     assignments: Sequence[Assignment], ours: Mapping[str, str], theirs: Mapping[str, str]
 ) -> list[Assignment]:
     """
-    The assignments, ambiguous between a convolution and a transposed one, whose axes are exchanged.
+    The assignments, ambiguous between a convolution and a transposed one, whose axes are
+    exchanged, and likely at most for square matrices of modules of different classes.
 
     Args:
         assignments: Of a plan.
         ours: Classes of the source's modules, where they are known.
         theirs: Of the target's.
     """
-    return [
-        each._replace(label="ambiguous", reason="a transposed convolution on one side only")
-        if each.is_copy and _are_turned(each, ours, theirs)
-        else each
-        for each in assignments
-    ]
+    return [_judged(each, ours, theirs) if each.is_copy else each for each in assignments]
 
 
-def _are_turned(assignment: Assignment, ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
-    if not ours or not theirs or not assignment.target.endswith("weight"):
-        return False
+def _judged(assignment: Assignment, ours: Mapping[str, str], theirs: Mapping[str, str]) -> Assignment:
     kinds = [
         classes.get(name.rpartition(".")[0], "")
         for classes, name in ((ours, assignment.sources[0]), (theirs, assignment.target))
     ]
-    return all("Conv" in kind for kind in kinds) and ("Transpose" in kinds[0]) != ("Transpose" in kinds[1])
+    if not all(kinds) or kinds[0] == kinds[1] or not assignment.target.endswith("weight"):
+        return assignment
+    if all("Conv" in kind for kind in kinds) and ("Transpose" in kinds[0]) != ("Transpose" in kinds[1]):
+        return assignment._replace(label="ambiguous", reason="a transposed convolution on one side only")
+    if assignment.label == "certain" and "Linear" in kinds and not all(kind in _LINEAR for kind in kinds):
+        reason = f"{assignment.reason}; of another class, which may keep it the other way round"
+        return assignment._replace(label="likely", reason=reason)
+    return assignment
+
+
+_LINEAR = ("Linear", "NonDynamicallyQuantizableLinear", "LazyLinear")

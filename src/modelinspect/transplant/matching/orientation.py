@@ -10,7 +10,7 @@ from modelinspect.transplant.matching.trees import Node
 from modelinspect.transplant.matching.vocabulary import concepts_of
 from modelinspect.transplant.transforms import Step, shape_after
 
-__all__ = ["how", "reshaped", "rows_between"]
+__all__ = ["how", "is_table", "reshaped", "rows_between"]
 
 Shape = tuple[int, ...]
 Steps = tuple[Step, ...]
@@ -87,6 +87,11 @@ def rows_between(source: Node, target: Node) -> Steps | None:
     ):
         return None
     return (Step("take", (0, 0, theirs[0], 1)),) if more > 0 else (Step("pad", (0, -more)),)
+
+
+def is_table(node: Node) -> bool:
+    """A table of embeddings, by its name and axes."""
+    return len(node.shape) == 2 and bool(_meaning(node))
 
 
 def _meaning(node: Node) -> set[str]:

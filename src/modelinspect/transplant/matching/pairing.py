@@ -185,7 +185,8 @@ class Pairing:
                     yield from self.by_score(ours, theirs, is_final=is_final)
                 return
         if max(len(sources), len(targets)) > _LARGEST_TABLE:
-            sources, targets = self._sorted(sources, targets)
+            yield from self._too_many(sources, targets, is_final=is_final)
+            return
         scores = self.scorer.table(sources, targets)
         trust = self.scorer.trust(sources, targets)
         is_turned = len(sources) > len(targets)
@@ -256,14 +257,24 @@ class Pairing:
             return [(list(sources), list(targets))]
         return list(clusters.values())
 
-    def _sorted(
-        self, sources: Sequence[Node], targets: Sequence[Node]
-    ) -> tuple[Sequence[Node], Sequence[Node]]:
-        """Too many for a table: the first ones in natural order; the rest is left."""
-        ours = sorted(sources, key=lambda node: natural(node.path))
-        theirs = sorted(targets, key=lambda node: natural(node.path))
-        self.leave(ours[_LARGEST_TABLE:], theirs[_LARGEST_TABLE:])
-        return ours[:_LARGEST_TABLE], theirs[:_LARGEST_TABLE]
+    def _too_many(
+        self, sources: Sequence[Node], targets: Sequence[Node], *, is_final: bool
+    ) -> Iterator[Pair]:
+        """So many of one content that names are not compared: those of one name, the rest in order."""
+        ours = {node.below(self.scorer.source): node for node in sources}
+        same = [(ours[path], node) for node in targets if (path := node.below(self.scorer.target)) in ours]
+        for source, target in same:
+            yield Pair(source, target, "likely", "by name among others of its shape")
+        done = {id(node) for pair in same for node in pair}
+        rest = [
+            sorted((node for node in nodes if id(node) not in done), key=lambda node: natural(node.path))
+            for nodes in (sources, targets)
+        ]
+        if len(rest[0]) == len(rest[1]):
+            for source, target in zip(*rest):
+                yield Pair(source, target, "ambiguous", "one of very many of its shape")
+        elif is_final:
+            self.leave(*rest)
 
 
 def _lists(nodes: Sequence[Node], root: Node) -> dict[str, list[Node]]:

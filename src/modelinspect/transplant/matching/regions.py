@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from modelinspect.transplant.matching.combining import combine
 from modelinspect.transplant.matching.links import HINTED, Link, Open, Result, weaker
-from modelinspect.transplant.matching.orientation import how, rows_between
+from modelinspect.transplant.matching.orientation import how, is_table, rows_between
 from modelinspect.transplant.matching.pairing import ENOUGH, Pair, Pairing
 from modelinspect.transplant.matching.parts import MANY, Group, take_apart
 from modelinspect.transplant.matching.scoring import Facts, Scorer, are_opposed, name_score
@@ -170,8 +170,8 @@ class _Region:
         sources, targets = self.pairing.left
         found = [
             (name_score(source.below(self.source), target.below(self.target)), source, target, steps)
-            for target in targets
-            for source in sources
+            for target in filter(is_table, targets)
+            for source in filter(is_table, sources)
             if (steps := rows_between(source, target)) is not None
             and not are_opposed(source.path, target.path, are_vectors=False)
         ]

@@ -16,6 +16,8 @@ from modelinspect.transplant.plan import Assignment, Piece
 
 __all__ = ["held_apart", "shared_again"]
 
+_MOST_MISSING = 500
+"""Where more is missing, it is not for want of a second name."""
 _REASON = "tied in the source, as the names say"
 _GUESS = "as the source has no other head, it ties its own to the embedding"
 
@@ -35,6 +37,8 @@ def shared_again(
     used = {name for each in made.values() for name in each.sources}
     has_own_head = any(_is_head(node.path) for node in sources)
     missing = [target for target in targets if target.path not in made]
+    if len(missing) > _MOST_MISSING:
+        return
     yield from _all_names(sources, missing, aliases, used)
     for target in missing:
         if target.role != "weight" or len(target.shape) != 2:

@@ -120,7 +120,8 @@ def _columns(leaves: Sequence[Node]) -> dict[tuple[str, str], list[Node]]:
         numbered.sort(key=lambda each: each[0])
         numbers = [number for number, _ in numbered]
         shapes = {leaf.shape for _, leaf in numbered}
-        if len(numbered) > 1 and len(shapes) == 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        is_run = len(set(numbers)) == len(numbers) == numbers[-1] - numbers[0] + 1
+        if len(numbered) > 1 and len(shapes) == 1 and is_run:
             columns[place] = [leaf for _, leaf in numbered]
     return columns
 
