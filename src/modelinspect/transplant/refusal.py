@@ -39,6 +39,9 @@ def open_questions(
         lines += _listed("nothing fills", len(missing), name_patterns(missing))
     if plan.is_ambiguous and not accept_doubtful:
         lines += _doubts(plan)
+    if plan.proof is not None and not plan.proof.outputs and not accept_doubtful:
+        lines.append("nothing is proven: the models were not run")
+        lines += (f"  {visible(each)}" for each in plan.proof.notes[:1])
     if plan.proof is not None and plan.proof.is_refuted and not accept_doubtful:
         worst = max(gap.relative for gap in plan.proof.outputs)
         lines.append(f"the outputs of both models differ: by {worst:.2g} of the largest value")

@@ -50,8 +50,8 @@ _FAMILIES: dict[str, dict[str, str]] = {
         "passage": "ctx context passage document doc item answer",
     },
     "modality": {
-        "vision": "visual vision image img vit pixel trunk",
-        "text": "text language txt caption lm",
+        "vision": "visual vision visn image img vit pixel trunk",
+        "text": "text language lang txt caption lm",
         "audio": "audio speech acoustic",
     },
     "embedding": {
