@@ -5,6 +5,7 @@ Held out: convolutional networks of libraries and what others make of them, with
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from benchmarks.pairs.vision_support import image, on, renamed
 
@@ -115,7 +116,7 @@ class KeypointNet(nn.Module):
         return self.convPb(self.convPa(x).relu()), self.convDb(self.convDa(x).relu())
 
 
-def _maps(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _maps(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     encoded = net.encoder(x)[0]
     points, words = net.keypoint_decoder, net.descriptor_decoder
     scores = points.conv_score_b(points.conv_score_a(encoded).relu())

@@ -5,6 +5,7 @@ Held out: a network that takes noise from images, and an image transformer with 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from benchmarks.pairs.vision_support import image, on, renamed
 
@@ -97,13 +98,14 @@ class Denoiser(nn.Module):
         self.conv_out = nn.Conv2d(16, 3, 3, padding=1)
 
     def forward(self, x: Tensor, steps: Tensor) -> Tensor:
+        net: Any = self
         speeds = torch.exp(-math.log(10000.0) * torch.arange(8) / 7)
         turned = steps[:, None].float() * speeds
-        temb = self.temb.dense[0](torch.cat([turned.sin(), turned.cos()], 1))
-        temb = self.temb.dense[1](functional.silu(temb))
+        temb = net.temb.dense[0](torch.cat([turned.sin(), turned.cos()], 1))
+        temb = net.temb.dense[1](functional.silu(temb))
         x = self.conv_in(x)
         left = [x]
-        for level in self.down:
+        for level in net.down:
             for n, block in enumerate(level.block):
                 x = block(x, temb)
                 x = level.attn[n](x) if len(level.attn) else x
@@ -111,8 +113,8 @@ class Denoiser(nn.Module):
             if hasattr(level, "downsample"):
                 x = level.downsample(x)
                 left.append(x)
-        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x, temb)), temb)
-        for level in reversed(self.up):
+        x = net.mid.block_2(net.mid.attn_1(net.mid.block_1(x, temb)), temb)
+        for level in reversed(net.up):
             for n, block in enumerate(level.block):
                 x = block(torch.cat([x, left.pop()], 1), temb)
                 x = level.attn[n](x) if len(level.attn) else x
@@ -191,7 +193,8 @@ class ClassAttention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.to_out(attend(self.to_q(x[:, :1]), *self.to_kv(x).chunk(2, -1), self.heads))
+        k, v = self.to_kv(x).chunk(2, -1)
+        return self.to_out(attend(self.to_q(x[:, :1]), k, v, self.heads))
 
 
 class Scaled(nn.Module):
@@ -225,12 +228,13 @@ class CaiTPlain(nn.Module):
         self.mlp_head = nn.Sequential(nn.LayerNorm(48, eps=1e-6), nn.Linear(48, 11))
 
     def forward(self, images: Tensor) -> Tensor:
+        net: Any = self
         x = self.to_patch_embedding(images).flatten(2).transpose(1, 2) + self.pos_embedding
-        for attention, feed in self.patch_transformer:
+        for attention, feed in net.patch_transformer:
             x = x + attention(x)
             x = x + feed(x)
         first = self.cls_token.expand(len(x), -1, -1)
-        for attention, feed in self.cls_transformer:
+        for attention, feed in net.cls_transformer:
             first = first + attention(torch.cat([first, x], 1))
             first = first + feed(first)
         return self.mlp_head(first[:, 0])

@@ -168,7 +168,8 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(48, 48)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.to_out(attend(*self.to_qkv(x).chunk(3, -1), 4, causal=self.causal))
+        q, k, v = self.to_qkv(x).chunk(3, -1)
+        return self.to_out(attend(q, k, v, 4, causal=self.causal))
 
 
 class SourceAttention(nn.Module):
@@ -179,7 +180,8 @@ class SourceAttention(nn.Module):
         self.to_out = nn.Linear(48, 48)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        return self.to_out(attend(self.to_q(x), *self.to_kv(memory).chunk(2, -1), 4))
+        k, v = self.to_kv(memory).chunk(2, -1)
+        return self.to_out(attend(self.to_q(x), k, v, 4))
 
 
 class SummaryLayer(nn.Module):

@@ -46,7 +46,8 @@ class JointAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(attend(*self.qkv(x).chunk(3, -1), self.num_heads))
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(attend(q, k, v, self.num_heads))
 
 
 class Mlp(nn.Module):
@@ -359,9 +360,10 @@ class Codec(nn.Module):
         self.decoder["model"] = nn.Sequential(*layers, _conv(8, 1, 7, padding=3), nn.Tanh())
 
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        net: Any = self
         left = encoded = self.encoder["block"](sound)
         total = torch.zeros_like(encoded)
-        for quantizer in self.quantizer["quantizers"]:
+        for quantizer in net.quantizer["quantizers"]:
             found = quantizer(left)
             left, total = left - found, total + found
         return encoded, self.decoder["model"](total)
@@ -395,11 +397,13 @@ def _dac_modules() -> dict[str, str]:
 
 @pair("dac-transformers-paper", family="dac", transforms=True)
 def _dac() -> Pair:
-    config = DacConfig(
-        encoder_hidden_size=8, downsampling_ratios=[2, 4], decoder_hidden_size=32, upsampling_ratios=[4, 2],
-        n_codebooks=3, codebook_size=16, codebook_dim=4, hidden_size=32,
-    )  # fmt: skip
-    source, target = DacModel(config), Codec()
+    settings: dict[str, Any] = {
+        "encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "decoder_hidden_size": 32,
+        "upsampling_ratios": [4, 2], "n_codebooks": 3, "codebook_size": 16, "codebook_dim": 4,
+        "hidden_size": 32,
+    }  # fmt: skip
+    source: Any = DacModel(DacConfig(**settings))
+    target = Codec()
     source.apply_weight_norm()
     leaves = {
         "weight_g": "parametrizations.weight.original0",
@@ -407,7 +411,7 @@ def _dac() -> Pair:
     }
     sound = _noise(2, 1, 64)
 
-    def run(net: nn.Module) -> tuple[Tensor, Tensor]:
+    def run(net: Any) -> tuple[Tensor, Tensor]:
         return net.encoder(sound), net(sound).audio_values[:, None]
 
     return Pair(source, target, mapped(target, _dac_modules(), leaves=leaves), run, called(sound))
@@ -594,7 +598,8 @@ class ReducedAttention(nn.Module):
         if self.sr_ratio > 1:
             maps = x.transpose(1, 2).unflatten(2, (height, -1))
             context = self.norm(self.sr(maps).flatten(2).transpose(1, 2))
-        return self.proj(attend(self.q(x), *self.kv(context).chunk(2, -1), self.num_heads))
+        k, v = self.kv(context).chunk(2, -1)
+        return self.proj(attend(self.q(x), k, v, self.num_heads))
 
 
 class DepthMlp(nn.Module):

@@ -203,7 +203,8 @@ class LinearLayer(nn.Module):
         self.ffn_ln = nn.LayerNorm(dim, eps=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attn_ln(x + self.attn_out(attend(*self.attn_qkv(x).chunk(3, -1), self.n_heads)))
+        q, k, v = self.attn_qkv(x).chunk(3, -1)
+        x = self.attn_ln(x + self.attn_out(attend(q, k, v, self.n_heads)))
         return self.ffn_ln(x + self.ffn_out(functional.gelu(self.ffn_in(x))))
 
 
@@ -228,7 +229,9 @@ class LinearClassifier(nn.Module):
 
 @pair("squeezebert-transformers-linear", family="squeezebert", transforms=True)
 def _squeezebert() -> Pair:
-    ones = {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")}
+    ones: dict[str, Any] = {
+        f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")
+    }
     config = SqueezeBertConfig(embedding_size=48, **_BERT, **ones)
     config.num_labels = 7
     source, target = SqueezeBertForSequenceClassification(config), LinearClassifier()

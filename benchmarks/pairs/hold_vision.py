@@ -5,6 +5,7 @@ Held out: image models that two libraries have, of families that no other pair h
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from benchmarks.pairs.vision_support import configured, image, logits, on, renamed
 
@@ -44,7 +45,7 @@ def _of_modules(target: nn.Module, modules: Mapping[str, str]) -> dict[str, Trut
 # ---------------------------------------------------------------- SwiftFormer
 
 
-class _PooledQueryAttention(SwiftFormerEfficientAdditiveAttention):  # type: ignore[misc]
+class _PooledQueryAttention(SwiftFormerEfficientAdditiveAttention):
     """Weighs positions as the paper does; transformers gives each the weight 1."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,6 +197,10 @@ def _hgnetv2() -> Pair:
 # ---------------------------------------------------------------- AIMv2
 
 
+def _unpooled(net: Any) -> Tensor:
+    return net.forward_features(image(28))
+
+
 @pair("aimv2-transformers-timm", family="aimv2", transforms=True)
 def _aimv2() -> Pair:
     config = Aimv2VisionConfig(
@@ -223,5 +228,5 @@ def _aimv2() -> Pair:
     )
     return Pair(
         source, target, truth, lambda net: net(pixel_values=image(28)).last_hidden_state,
-        lambda net: net.forward_features(image(28)),
+        _unpooled,
     )  # fmt: skip
