@@ -201,3 +201,23 @@ def test_a_block_inside_a_block() -> None:
             model.half()
         assert model.weight.dtype == torch.float64
     assert model.weight.dtype == torch.float32
+
+
+class Collecting(nn.Linear):
+    """Hangs a hook into itself when it first runs, and notes that it did."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "is_watched"):
+            self.register_forward_hook(lambda *given: given[-1] + 1)
+            self.is_watched = True
+        return super().forward(x)
+
+
+def test_hooks_that_a_model_hangs_into_itself_are_gone() -> None:
+    """Else the next run would hang them a second time, as the note that they are there is gone."""
+    model = Collecting(2, 2)
+    with preserved(model):
+        model(torch.ones(1, 2))
+        assert len(model._forward_hooks) == 1
+    assert not model._forward_hooks
+    assert not hasattr(model, "is_watched")

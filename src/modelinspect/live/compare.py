@@ -331,6 +331,7 @@ def shared_inputs(
     # One token or one pixel shows little.
     found.sort(key=lambda way: sum(1 in value.shape[1:] for value in _tensors(way.source)))
     found = [_smaller(source, target, way, seed) for way in found]
+    found += [] if specs else _longer(source, target, found[:1], seed)
     if not found:
         raise DefinitionError(
             "no input was found that both models take",
@@ -351,6 +352,28 @@ def _smaller(source: nn.Module, target: nn.Module, way: Shared, seed: int) -> Sh
         if not _trial(source, both[0], seed) and not _trial(target, both[1], seed):
             return Shared(both[0], both[1], _described(both[0], both[1]), way.origin)
     return way
+
+
+def _longer(source: nn.Module, target: nn.Module, ways: Sequence[Shared], seed: int) -> list[Shared]:
+    """Twice as long a text: one model may fill it up to a length that it likes."""
+    for way in ways:
+        both = [_doubled(batch) for batch in (way.source, way.target)]
+        if _shapes(both[0]) != _shapes(way.source) and not (
+            _trial(source, both[0], seed) or _trial(target, both[1], seed)
+        ):
+            return [Shared(both[0], both[1], _described(both[0], both[1]), way.origin)]
+    return []
+
+
+def _doubled(batch: Batch) -> Batch:
+    """Texts, and what goes with them, with themselves in reverse behind them."""
+
+    def double(tensor: Tensor) -> Tensor:
+        is_text = tensor.ndim == 2 and not tensor.is_floating_point() and tensor.shape[1] > 1
+        return torch.cat([tensor, tensor.flip(1)], 1) if is_text else tensor
+
+    args, kwargs = made((batch.args, batch.kwargs), double)
+    return Batch(args, kwargs, None, batch.size)
 
 
 def _cut(batch: Batch, size: int) -> Batch | None:

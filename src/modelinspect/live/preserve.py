@@ -57,7 +57,14 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 _give_back(module, name, buffer, values)
 
 
-_Table = dict[str, Any]
+_Table = dict[Any, Any]
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 def _is_special(module: nn.Module) -> bool:
@@ -73,7 +80,9 @@ def _attributes_of(module: nn.Module) -> list[tuple[_Table, _Table]]:
     A cache and the number that says how large it is go together: one given back
     without the other would make the next call fail.
     """
-    tables = (module.__dict__, module._parameters, module._buffers, module._modules)
+    tables = [module.__dict__, module._parameters, module._buffers, module._modules]
+    # A model may hang hooks into itself when it first runs, and note in an attribute that it did.
+    tables += [vars(module)[name] for name in _HOOKS if isinstance(vars(module).get(name), dict)]
     return [(table, dict(table)) for table in tables]
 
 
