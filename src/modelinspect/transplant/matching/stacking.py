@@ -44,7 +44,7 @@ def stacked(ours: Sequence[Unit], theirs: Sequence[Unit], scorer: Scorer) -> Ite
         )
         pairs.append((a, b, label))
     slots = [
-        (slot, b.slots[role], label)
+        (slot, b.slots[role], _less_sure(a, b, label, pairs))
         for a, b, label in pairs
         for role, slot in a.slots.items()
         if role in b.slots
