@@ -7,7 +7,7 @@ from __future__ import annotations
 from math import prod
 
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import concepts_of
+from modelinspect.transplant.matching.vocabulary import concepts_of, meaning_of
 from modelinspect.transplant.transforms import Step, shape_after
 
 __all__ = ["how", "is_table", "reshaped", "rows_between"]
@@ -91,14 +91,7 @@ def rows_between(source: Node, target: Node) -> Steps | None:
 
 def is_table(node: Node) -> bool:
     """A table of embeddings, by its name and axes."""
-    return len(node.shape) == 2 and bool(_meaning(node))
-
-
-def _meaning(node: Node) -> set[str]:
-    """Of a table of embeddings: words, where the name says no more."""
-    members = concepts_of(node.path).members
-    found = {member for family, member in members if family == "embedding"}
-    return found or ({"word"} if ("kind", "embedding") in members else set())
+    return len(node.shape) == 2 and bool(meaning_of(node.path))
 
 
 def _exchanges(shape: Shape) -> list[Steps]:

@@ -11,7 +11,7 @@ from modelinspect.tensors import ParameterTable
 from modelinspect.transplant.matching.orientation import reshaped
 from modelinspect.transplant.matching.scoring import name_score
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import concepts_of
+from modelinspect.transplant.matching.vocabulary import concepts_of, meaning_of
 from modelinspect.transplant.plan import Assignment, Piece
 
 __all__ = ["held_apart", "shared_again"]
@@ -75,10 +75,7 @@ def _is_head(path: str) -> bool:
 
 
 def _is_table(path: str) -> bool:
-    members = concepts_of(path).members
-    return ("embedding", "word") in members or (
-        ("kind", "embedding") in members and not any(family == "embedding" for family, _ in members)
-    )
+    return "word" in meaning_of(path)
 
 
 def held_apart(

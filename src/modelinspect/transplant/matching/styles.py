@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from modelinspect.tensors import TensorInfo
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import members_of, phase_of
+from modelinspect.transplant.matching.vocabulary import meaning_of, phase_of
 from modelinspect.transplant.transforms import Step, inverse, shape_after
 
 __all__ = ["Turns", "turned_rows", "turns"]
@@ -86,13 +86,11 @@ def _matrices(tree: Node) -> list[Node]:
     return [
         leaf
         for leaf in tree.leaves()
-        if leaf.role == "weight" and len(leaf.shape) == 2 and not _is_table(leaf.path) and 1 not in leaf.shape
+        if leaf.role == "weight"
+        and len(leaf.shape) == 2
+        and not meaning_of(leaf.path)
+        and 1 not in leaf.shape
     ]
-
-
-def _is_table(path: str) -> bool:
-    members = members_of(path)
-    return ("kind", "embedding") in members or any(family == "embedding" for family, _ in members)
 
 
 def _is_oblong(node: Node) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from modelinspect.transplant.matching.links import HINTED, Link, weaker
 from modelinspect.transplant.matching.trees import Node
-from modelinspect.transplant.matching.vocabulary import members_of
+from modelinspect.transplant.matching.vocabulary import meaning_of
 from modelinspect.transplant.plan import Label
 from modelinspect.transplant.transforms import Step
 
@@ -95,11 +95,8 @@ def _is_table(link: Link, sources: Sequence[Node], target: Node, classes: Mappin
     known = classes.get(module.path)
     if known is not None:
         return known == "Embedding"
-    return any(
-        family == "embedding" or (family, member) == ("kind", "embedding")
-        for node in (target, *(sources[at] for at, _ in link.pieces if at >= 0))
-        for family, member in members_of(node.path)
-    )
+    nodes = (target, *(sources[at] for at, _ in link.pieces if at >= 0))
+    return any(meaning_of(node.path) for node in nodes)
 
 
 class _Vote(NamedTuple):

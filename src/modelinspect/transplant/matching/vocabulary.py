@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-__all__ = ["Concepts", "Leaf", "concepts_of", "leaf_of", "members_of", "phase_of", "tokens_of"]
+__all__ = ["Concepts", "Leaf", "concepts_of", "leaf_of", "meaning_of", "members_of", "phase_of", "tokens_of"]
 
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
@@ -204,6 +204,15 @@ def members_of(path: str) -> frozenset[tuple[str, str]]:
     The concepts of a path, whatever its numbers; for families that have none in their spellings.
     """
     return concepts_of(path.translate(_ONE_DIGIT)).members
+
+
+def meaning_of(path: str) -> frozenset[str]:
+    """
+    What a table of embeddings holds by its name: ``word``, where the name says no more; empty: it is none.
+    """
+    members = members_of(path)
+    found = frozenset(member for family, member in members if family == "embedding")
+    return found or frozenset({"word"} if ("kind", "embedding") in members else ())
 
 
 _ONE_DIGIT = str.maketrans("123456789", "0" * 9)
