@@ -25,7 +25,8 @@ class DType:
     name: str
     """Torch's spelling where torch has the type, e.g. ``bfloat16``."""
     bits: int
-    """Bits that one element of a shape takes in the file."""
+    """Bits that one element of a shape takes in the file; where :attr:`block` is more
+    than 1, that one block of them takes."""
     category: Category
     packed: int = 1
     """Values that one element of a shape stands for: 2 for ``float4_e2m1fn_x2``."""
@@ -33,14 +34,27 @@ class DType:
     """Name of torch's typed storage class, as old pickles name it."""
     safetensors: str | None = None
     """Spelling in a safetensors header."""
+    block: int = 1
+    """Elements that are stored together, with scales of their own: 32 for GGUF's ``q4_0``."""
 
     def nbytes(self, numel: int) -> int:
-        """Bytes that *numel* elements take, rounded up to whole bytes."""
+        """Bytes that *numel* elements take, rounded up to whole blocks and bytes."""
+        if self.block > 1:
+            return -(-numel // self.block) * self.bits // 8
         return (numel * self.bits + 7) // 8
+
+    def numel(self, nbytes: int) -> int:
+        """Elements that so many bytes hold: the other way round."""
+        return nbytes * 8 // self.bits * self.block
+
+    @property
+    def bits_each(self) -> float:
+        """Bits an element, a block's scales included: 4.5 for ``q4_0``."""
+        return self.bits / self.block
 
     @property
     def itemsize(self) -> int:
-        """Bytes an element, at least 1 (sub-byte elements share a byte)."""
+        """Bytes an element, at least 1 (sub-byte elements share a byte); of a block, all of it."""
         return max(1, self.bits // 8)
 
     def __str__(self) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "OptimizerGroup",
     "OptimizerState",
     "ParameterTable",
+    "Quantized",
     "Role",
     "Section",
     "Storage",
@@ -71,6 +72,22 @@ class Storage(NamedTuple):
     """Of its numbers; big only where torch.save ran on such a machine."""
 
 
+class Quantized(NamedTuple):
+    """
+    The weight that a packed tensor stands for. Its scales and zero points are tensors
+    of their own, of kind ``buffer``.
+    """
+
+    scheme: str
+    """Layout, e.g. ``GPTQ``, ``AWQ``, ``bitsandbytes nf4``, ``FP8``."""
+    shape: tuple[int, ...] | None
+    """As a float model has it; None where only the number of values is known."""
+    numel: int
+    """Values that it stands for."""
+    bits: float
+    """Bits a value, scales aside."""
+
+
 class TensorInfo(NamedTuple):
     """
     One named tensor as its file or its module describes it. Holds no values.
@@ -105,6 +122,11 @@ class TensorInfo(NamedTuple):
     parts: tuple[TensorInfo, ...] = ()
     """What a composite is stored as: indices and values, data and scales ..."""
     section: str = ""
+    quantized: Quantized | None = None
+    """The weight that packed bytes stand for, where a layout of quantized models says so."""
+    placement: str = ""
+    """How a distributed tensor is laid over ranks, e.g. ``Shard(dim=0)`` or ``3 chunks``;
+    its ``parts`` are then the pieces that were saved. Empty for all others."""
 
     @property
     def numel(self) -> int:
@@ -114,6 +136,8 @@ class TensorInfo(NamedTuple):
     @property
     def logical_numel(self) -> int:
         """Values the tensor stands for; differs from numel where bytes hold several."""
+        if self.quantized is not None:
+            return self.quantized.numel
         return self.numel * self.dtype.packed
 
     @property
@@ -372,6 +396,11 @@ class Checkpoint(Displayed):
     notes: tuple[str, ...] = ()
     optimizers: Mapping[str, OptimizerState] = field(default_factory=dict, repr=False)
     """Name of a section that is an optimizer's to what it says beside its tensors."""
+    version: str = ""
+    """Of the format, as the file says it, e.g. ``3``; empty where it says none."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the container says about itself, for people: ``{"byte order": "big"}``. Unlike
+    ``metadata``, which is what its author put in, these are found by the reader."""
 
     @property
     def table(self) -> ParameterTable:

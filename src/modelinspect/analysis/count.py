@@ -174,7 +174,7 @@ class _Tally:
             new.append((dtype, storage.nbytes))
             self.nbytes += storage.nbytes
             if tensor.kind == "parameter":
-                self.stored += storage.nbytes * 8 // dtype.bits
+                self.stored += dtype.numel(storage.nbytes)
         return new
 
     @property

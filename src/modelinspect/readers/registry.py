@@ -23,6 +23,7 @@ from modelinspect.errors import (
     UsageError,
     visible,
 )
+from modelinspect.readers.parts.quantized import settled
 from modelinspect.readers.source import ByteSource, open_local
 from modelinspect.tensors import Checkpoint
 
@@ -47,6 +48,9 @@ class NotThisFormat(CheckpointError):  # noqa: N818 - it is no error where anoth
         self.really = really
 
 
+_Objection = Callable[[bytes, int], "str | None"]
+
+
 class Format(NamedTuple):
     """One row of the registry."""
 
@@ -55,7 +59,7 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
     module: str
     """Has ``read(source: ByteSource, target: str) -> Checkpoint``."""
-    objection: Callable[[bytes, int], str | None]
+    objection: _Objection
     """Given the first bytes and the size: why it can't be this format, or None."""
 
 
@@ -87,34 +91,67 @@ def _not_legacy(head: bytes, size: int) -> str | None:  # noqa: ARG001
     return "does not begin with the magic number of torch before 1.6"
 
 
+def _not_tar(head: bytes, size: int) -> str | None:  # noqa: ARG001
+    return None if head[257:262] == b"ustar" else "no 'ustar' at byte 257"
+
+
+# What a pickle of protocol 2 or later begins with, and the opcodes that earlier ones do.
+_PICKLE_STARTS = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5", b"(", b"}", b"]", b")", b"c", b"l", b"d")
+
+
+def _not_pickle(head: bytes, size: int) -> str | None:
+    if size < 4:
+        return "shorter than a pickle that holds something"
+    return None if head.startswith(_PICKLE_STARTS) else "does not begin as a pickle does"
+
+
+def _not_gguf(head: bytes, size: int) -> str | None:  # noqa: ARG001
+    return None if head[:4] == b"GGUF" else "does not begin with GGUF"
+
+
+def _not_npy(head: bytes, size: int) -> str | None:  # noqa: ARG001
+    return None if head[:6] == b"\x93NUMPY" else "does not begin with 93 NUMPY"
+
+
+def _not_onnx(head: bytes, size: int) -> str | None:
+    # Protocol buffers have no magic: the fields of a ModelProto come in any order, mostly
+    # ir_version (field 1, a varint) first (onnx.proto3).
+    if size < 8:
+        return "shorter than a model"
+    return None if head[:1] in _MODEL_PROTO_TAGS else "does not begin with a field of a ModelProto"
+
+
+_MODEL_PROTO_TAGS = (b"\x08", b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72")
+
+
+def _row(name: str, title: str, suffixes: tuple[str, ...], module: str, objection: _Objection) -> Format:
+    return Format(name, title, suffixes, f"modelinspect.readers.formats.{module}", objection)
+
+
+_TORCH = (".pt", ".pth", ".bin", ".ckpt")
 FORMATS: tuple[Format, ...] = (
-    Format(
-        "safetensors",
-        "safetensors",
-        (".safetensors",),
-        "modelinspect.readers.formats.safetensors",
-        _not_safetensors,
-    ),
-    Format(
-        "torch-zip",
-        "torch.save zip archive (torch 1.6 and later)",
-        (".pt", ".pth", ".bin", ".ckpt"),
-        "modelinspect.readers.formats.torch_zip",
+    _row("safetensors", "safetensors", (".safetensors",), "safetensors", _not_safetensors),
+    _row("torch-zip", "torch.save zip archive (torch 1.6 and later)", _TORCH, "torch_zip", _not_zip),
+    _row("torch-legacy", "torch.save before 1.6", (*_TORCH, ".t7"), "torch_legacy", _not_legacy),
+    _row(
+        "torchscript",
+        "TorchScript archive (torch.jit.save)",
+        (".pt", ".ptl", ".jit", ".torchscript"),
+        "torchscript",
         _not_zip,
     ),
-    Format(
-        "torch-legacy",
-        "torch.save before 1.6",
-        (".pt", ".pth", ".bin", ".ckpt", ".t7"),
-        "modelinspect.readers.formats.torch_legacy",
-        _not_legacy,
-    ),
+    _row("torch-export", "torch.export archive", (".pt2",), "torch_export", _not_zip),
+    _row("torch-package", "torch.package archive", (".pt",), "torch_package", _not_zip),
+    _row("torch-tar", "torch.save of torch 0.1 (tar archive)", _TORCH, "torch_tar", _not_tar),
+    _row("gguf", "GGUF", (".gguf",), "gguf", _not_gguf),
+    _row("npy", "NumPy array", (".npy",), "npy", _not_npy),
+    _row("npz", "NumPy archive", (".npz",), "npz", _not_zip),
+    _row("pickle", "pickle", (".pkl", ".pickle"), "plain_pickle", _not_pickle),
+    _row("onnx", "ONNX model", (".onnx",), "onnx", _not_onnx),
 )
 
 # What is known and not read: first bytes, name, what to do.
 FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"GGUF", "GGUF", "convert it, or read it with the gguf package"),
-    (b"\x93NUMPY", "a NumPy array", "numpy.load reads it"),
     (b"\x89HDF\r\n\x1a\n", "HDF5 (Keras weights?)", "h5py reads it"),
     (b"\x1f\x8b", "gzip", "unpack it with gunzip first"),
     (b"BZh", "bzip2", "unpack it with bunzip2 first"),
@@ -125,7 +162,6 @@ FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file", "fetch the file with git lfs pull"),
     (b"<!DOCTYPE", "an HTML page", "the download fetched a web page instead of the file"),
     (b"<html", "an HTML page", "the download fetched a web page instead of the file"),
-    (b"sys_info\x00", "a tar archive of torch 0.1 (2016-17)", "load it with torch and save it again"),
 )
 
 
@@ -145,10 +181,10 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
     target = path if target is None else target
     with no_collector():
         if os.path.isdir(path):
-            return _directory_module().read_directory(path, target)  # type: ignore[no-any-return]
+            return settled(_directories("folder").read_directory(path, target))
         if path.endswith(".index.json"):
-            return _directory_module().read_index(path, target)  # type: ignore[no-any-return]
-        return open_file(path, target, read_as)
+            return settled(_directories("sharded").read_index(path, target))
+        return settled(open_file(path, target, read_as))
 
 
 def open_file(path: str, target: str, read_as: str | None = None) -> Checkpoint:
@@ -211,8 +247,6 @@ def _known(head: bytes) -> tuple[str, str | None] | None:
             return name, advice
     if head[257:262] == b"ustar":
         return "a tar archive", "unpack it with tar -xf first"
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5") and len(head) > 32:
-        return "a plain pickle, not written by torch.save", "save what it holds with torch.save"
     return None
 
 
@@ -233,8 +267,8 @@ def _reader(module: str) -> Callable[[ByteSource, str], Checkpoint]:
     return import_module(module).read  # type: ignore[no-any-return]
 
 
-def _directory_module() -> Any:
-    return import_module("modelinspect.readers.directories.sharded")
+def _directories(name: str) -> Any:
+    return import_module(f"modelinspect.readers.directories.{name}")
 
 
 @contextmanager

@@ -41,6 +41,8 @@ class ByteSource:
         self.path = path
         self.size = size
         self.bytes_read = 0
+        self.kept: dict[str, object] = {}
+        """What one reader made of the bytes and the next may use, by what it is."""
 
     def read(self, offset: int, n: int, what: str = "data") -> bytes:
         """

@@ -17,14 +17,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from modelinspect.errors import DamagedFileError, LimitError, RefusedError, TargetError, visible
+from modelinspect.errors import DamagedFileError, LimitError, TargetError, visible
+from modelinspect.readers.parts.inside import inside
 from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.readers.registry import FORMATS, open_file
 from modelinspect.readers.source import open_local
 from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Role, TensorInfo
 
-__all__ = ["read_directory", "read_index"]
+__all__ = ["read_entries", "read_index"]
 
 MAX_INDEX_BYTES = 200_000_000
 MAX_SHARDS = 10_000
@@ -36,25 +37,26 @@ _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6}
 _SUFFIXES = tuple({suffix for row in FORMATS for suffix in row.suffixes})
 
 
-def read_directory(folder: str, target: str) -> Checkpoint:
+def read_entries(folder: str, entries: Sequence[str], target: str) -> Checkpoint:
     """
-    The checkpoint that a folder holds: its index, its shards or its one file.
+    The checkpoint that a folder of weights holds: its index, its shards or its one file.
+
+    Args:
+        folder: Its path.
+        entries: Names in it, in natural order.
+        target: The folder as the user spelt it.
 
     Raises:
         TargetError: It holds none, or several and no usual name among them.
         RefusedError: A link leads out of it.
     """
-    try:
-        entries = naturally_sorted(os.listdir(folder))
-    except OSError as error:
-        raise TargetError(f"{visible(target)} cannot be listed: {error.strerror}") from error
     name, others = _choose(entries, target)
     if name.endswith(".index.json"):
         found = read_index(os.path.join(folder, name), target)
     elif (shard := _SHARD_NAME.fullmatch(name)) is not None:
         found = _without_index(folder, entries, shard, target)
     else:
-        path = _inside(folder, name, target)
+        path = inside(folder, name, target)
         opened = open_file(path, target)
         found = replace(opened, notes=(f"read {visible(name)} of this folder", *opened.notes))
     if others:
@@ -109,7 +111,7 @@ def read_index(path: str, target: str) -> Checkpoint:
         RefusedError: A shard's name or link leads out of the folder.
     """
     folder = os.path.dirname(path) or "."
-    real = _inside(folder, os.path.basename(path), target) if os.path.islink(path) else path
+    real = inside(folder, os.path.basename(path), target) if os.path.islink(path) else path
     document, nbytes = _load_json(real, target)
     weight_map = _weight_map(document, target)
     shard_names = naturally_sorted(list(dict.fromkeys(weight_map.values())))
@@ -181,7 +183,7 @@ def _without_index(folder: str, entries: Sequence[str], first: re.Match[str], ta
 
 
 def _open_shards(folder: str, names: Iterable[str], target: str) -> dict[str, Checkpoint]:
-    paths = {name: _inside(folder, name, target) for name in names}
+    paths = {name: inside(folder, name, target) for name in names}
     missing = [name for name, path in paths.items() if not os.path.exists(path)]
     if missing:
         raise DamagedFileError(
@@ -190,29 +192,6 @@ def _open_shards(folder: str, names: Iterable[str], target: str) -> dict[str, Ch
             hint="a download may have stopped early",
         )
     return {name: open_file(path, f"{target} ({name})") for name, path in paths.items()}
-
-
-def _inside(folder: str, name: str, target: str) -> str:
-    """The real path of an entry of *folder*, which must not lead out of it."""
-    plain = name and not os.path.isabs(name) and ".." not in name.split("/") and _is_encodable(name)
-    real = os.path.realpath(os.path.join(folder, name)) if plain else ""
-    allowed = [os.path.realpath(folder)]
-    if os.path.basename(os.path.dirname(allowed[0])) == "snapshots":
-        allowed.append(os.path.join(os.path.dirname(os.path.dirname(allowed[0])), "blobs"))
-    if not any(real.startswith(place.rstrip("/") + "/") for place in allowed):
-        raise RefusedError(
-            f"{visible(target)} names a file outside its folder: {visible(name)!r}",
-            details=("a shard is a plain name inside the folder, and so is what it links to",),
-        )
-    return real
-
-
-def _is_encodable(name: str) -> bool:
-    """Can the file system have such a name? Half surrogate pairs and null characters it can't."""
-    try:
-        return b"\x00" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
 
 
 def _merge(shards: dict[str, Checkpoint], target: str, extra: FileInfo | None = None) -> Checkpoint:

@@ -181,7 +181,7 @@ def _table(header: Header, source: ByteSource, data_start: int, target: str) -> 
         zip(
             names, dtypes, shapes, storages,
             repeat(None), repeat(0), kinds, repeat(False), repeat(None),
-            repeat("strided"), repeat(None), repeat(""), repeat(()), repeat(""),
+            repeat("strided"), repeat(None), repeat(""), repeat(()), repeat(""), repeat(None), repeat(""),
         ),
     )  # fmt: skip
     return ParameterTable(source=target, tensors=settled_by_siblings(list(rows)), origin="file")

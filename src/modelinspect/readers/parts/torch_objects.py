@@ -301,6 +301,8 @@ class TensorReader:
                 "",
                 (),
                 "",
+                None,
+                "",
             ),
         )
 

@@ -299,12 +299,15 @@ class _Inflated:
 
 def read_directory(source: ByteSource) -> ZipDirectory:
     """
-    Read the directory and the local headers of a zip archive.
+    Read the directory and the local headers of a zip archive; once a source.
 
     Raises:
         DamagedFileError: There is no directory, or it makes no sense.
         LimitError: It claims to be longer than a limit.
     """
+    known = source.kept.get("zip directory")
+    if isinstance(known, ZipDirectory):
+        return known
     directory = ZipDirectory(source)
     count, length, offset, shift = _find_end(source, directory)
     if length > MAX_DIRECTORY_BYTES:
@@ -321,6 +324,7 @@ def read_directory(source: ByteSource) -> ZipDirectory:
     directory._locate(shift)
     if directory.headers and min(directory.headers) > 0:
         directory.disagree(f"{min(directory.headers):,} bytes stand before the first record")
+    source.kept["zip directory"] = directory
     return directory
 
 
