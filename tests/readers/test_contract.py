@@ -11,7 +11,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,23 +43,38 @@ def legacy(tensors: StateDict, path: Path) -> None:
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
 
 
-WRITERS: dict[str, tuple[str, Callable[[StateDict, Any], None]]] = {
-    "safetensors": (".safetensors", save_file),
-    "torch-zip": (".pt", torch.save),
-    "torch-legacy": (".pth", legacy),
+class Writer(NamedTuple):
+    """How a format's own library writes tensors, and what the format can't do."""
+
+    suffix: str
+    write: Callable[[StateDict, Any], None]
+    lacks: tuple[str, ...] = ()
+    """Names in :func:`small` that it has no way to hold."""
+    says_where_it_ends: bool = True
+    """False: some prefixes of a file are files, too."""
+    overhead: int = 8_000
+    """Bytes that the header of two tensors takes at most."""
+
+    def tensors(self) -> StateDict:
+        """What a small file of the format holds."""
+        return {name: tensor for name, tensor in small().items() if name not in self.lacks}
+
+
+# A line a format: NAME: Writer(suffix, function of the tensors and the path).
+WRITERS: dict[str, Writer] = {
+    "safetensors": Writer(".safetensors", save_file),
+    "torch-zip": Writer(".pt", torch.save),
+    # It has no storage class for the data types of later years.
+    "torch-legacy": Writer(".pth", legacy, lacks=("tiny",)),
 }
 
 
 @pytest.fixture(params=list(WRITERS))
 def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     """A small file of each format."""
-    suffix, write = WRITERS[request.param]
-    path = tmp_path / f"small{suffix}"
-    tensors = small()
-    if request.param == "torch-legacy":
-        # The layout before 1.6 has no storage class for the data types of later years.
-        del tensors["tiny"]
-    write(tensors, path)
+    writer = WRITERS[request.param]
+    path = tmp_path / f"small{writer.suffix}"
+    writer.write(writer.tensors(), path)
     return request.param, path
 
 
@@ -77,7 +92,7 @@ def test_rows_are_what_was_written(written: tuple[str, Path]) -> None:
     """Names, shapes, data types, strides and bytes equal those of the tensors saved."""
     name, path = written
     checkpoint = read(path)
-    expected = {key: value for key, value in small().items() if name != "torch-legacy" or key != "tiny"}
+    expected = WRITERS[name].tensors()
     assert checkpoint.format == name
     assert {tensor.name for tensor in checkpoint.table} == set(expected)
     for row in checkpoint.table:
@@ -110,28 +125,34 @@ def test_reading_twice_is_equal(written: tuple[str, Path]) -> None:
 @pytest.mark.parametrize("name", list(WRITERS))
 def test_only_headers_are_read(name: str, tmp_path: Path) -> None:
     """Eight megabytes of values cost no more bytes than eight kilobytes of them."""
-    suffix, write = WRITERS[name]
+    writer = WRITERS[name]
     sizes = []
     for numel in (1_000, 1_000_000):
-        path = tmp_path / f"n{numel}{suffix}"
-        write({"a": torch.zeros(numel), "b": torch.zeros(numel)}, path)
+        path = tmp_path / f"n{numel}{writer.suffix}"
+        writer.write({"a": torch.zeros(numel), "b": torch.zeros(numel)}, path)
         sizes.append(read(path).bytes_read)
     # Numbers in the header have more digits, and the larger file's zip is padded.
     assert sizes[1] <= sizes[0] + 64 * 5
-    assert sizes[1] < 8_000
+    assert sizes[1] < writer.overhead
 
 
 def test_truncated_anywhere_is_a_clear_error(written: tuple[str, Path], tmp_path: Path) -> None:
     """Cut at every byte: an error of ours that names the file, never another one, never a result."""
-    _, path = written
+    name, path = written
     raw = path.read_bytes()
     cut = tmp_path / f"cut{path.suffix}"
+    whole = 0
     for length in range(len(raw)):
         cut.write_bytes(raw[:length])
-        with pytest.raises(ModelInspectError) as caught:
+        try:
             read(cut)
-        assert "cut" in caught.value.message
-        assert caught.value.details or caught.value.hint
+        except ModelInspectError as error:
+            assert "cut" in error.message
+            assert error.details or error.hint
+        else:
+            whole += 1
+    assert whole == 0 or not WRITERS[name].says_where_it_ends
+    assert whole < len(raw) // 10
 
 
 def test_a_flipped_bit_gives_a_result_or_a_clear_error(written: tuple[str, Path], tmp_path: Path) -> None:
@@ -155,7 +176,7 @@ def test_a_flipped_bit_gives_a_result_or_a_clear_error(written: tuple[str, Path]
 def test_the_suffix_does_not_decide(written: tuple[str, Path], tmp_path: Path) -> None:
     """Under any other format's suffix, and under none, the bytes decide."""
     name, path = written
-    for suffix in [*{suffix for suffix, _ in WRITERS.values()}, "", ".txt"]:
+    for suffix in [*{writer.suffix for writer in WRITERS.values()}, "", ".txt"]:
         other = tmp_path / f"other{suffix}"
         other.write_bytes(path.read_bytes())
         assert read(other).format == name
@@ -176,8 +197,6 @@ FOREIGN = {
     "one byte": (b"P", "not a checkpoint this version can read"),
     "text": (b"hello, world, this is a text\n" * 9, "not a checkpoint this version can read"),
     "zeros": (bytes(4096), "not a checkpoint this version can read"),
-    "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(64), "GGUF"),
-    "numpy": (b"\x93NUMPY\x01\x00" + bytes(64), "NumPy"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
     "gzip": (b"\x1f\x8b\x08" + bytes(64), "gzip"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
