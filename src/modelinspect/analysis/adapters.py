@@ -261,6 +261,7 @@ def _leaf(path: str) -> str:
 _PREFIX = "adapter."
 """Of metadata that a reader of folders takes from ``adapter_config.json``."""
 _BASES = ("base_model_name_or_path", "ss_sd_model_name", "ss_base_model_version", "modelspec.architecture")
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _ALPHAS = ("lora_alpha", "alpha", "ss_network_alpha")
 _SETTINGS = frozenset(
     {"peft_type", "task_type", "target_modules", "r", "lora_dropout", "use_dora", "use_rslora", "bias",
@@ -302,8 +303,6 @@ def _alpha(said: Mapping[str, str], stored: int) -> tuple[float | None, str]:
     if stored:
         return None, f"stored in {stored:,} scalar tensors of its own, whose values a listing doesn't read"
     for key in _ALPHAS:
-        try:
+        if _NUMBER.fullmatch(said.get(key, "")):
             return float(said[key]), f"{key} of its configuration"
-        except (KeyError, ValueError):
-            continue
     return None, "unknown: it stands in adapter_config.json, not in the weights"

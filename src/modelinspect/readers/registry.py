@@ -27,7 +27,10 @@ from modelinspect.readers.parts.quantized import settled
 from modelinspect.readers.source import ByteSource, open_local
 from modelinspect.tensors import Checkpoint
 
-__all__ = ["FOREIGN", "FORMATS", "Format", "NotThisFormat", "no_collector", "open_checkpoint", "open_file"]
+__all__ = [
+    "FOREIGN", "FORMATS", "Format", "NotThisFormat", "no_collector", "open_checkpoint", "open_file",
+    "open_source",
+]  # fmt: skip
 
 HEAD_BYTES = 512
 """Bytes that every check below may look at."""
@@ -190,11 +193,16 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
 def open_file(path: str, target: str, read_as: str | None = None) -> Checkpoint:
     """One file, whatever its format. Arguments and errors as :func:`open_checkpoint`."""
     with open_local(path) as source:
-        if source.size == 0:
-            raise UnrecognisedFileError(f"{visible(target)} is empty", details=("it has 0 bytes",))
-        if read_as is not None:
-            return _forced(source, target, _named(read_as))
-        return _first_reader(source, target)
+        return open_source(source, target, read_as)
+
+
+def open_source(source: ByteSource, target: str, read_as: str | None = None) -> Checkpoint:
+    """The same of a file that is open; what its reader keeps on the source can be asked for afterwards."""
+    if source.size == 0:
+        raise UnrecognisedFileError(f"{visible(target)} is empty", details=("it has 0 bytes",))
+    if read_as is not None:
+        return _forced(source, target, _named(read_as))
+    return _first_reader(source, target)
 
 
 def _forced(source: ByteSource, target: str, row: Format) -> Checkpoint:

@@ -116,7 +116,7 @@ _GRADIENTS = re.compile(r"^(grads?|gradients?)$")
 _OTHER = re.compile(
     r"^(hyper_parameters|hparams|lr_?schedulers?|schedulers?|lr_sched.*|.*_scheduler|callbacks|loops|"
     r"(grad_?)?scaler|amp|.*rng.*|random.*|args|config|cfg|opts?|options|metrics|history|losses|"
-    r"native_amp_scaling_state|datamodule.*|.*sampler.*|.*data_?loader.*)$"
+    r"native_amp_scaling_state|frozen_param_fragments|datamodule.*|.*sampler.*|.*data_?loader.*)$"
 )
 
 
@@ -160,6 +160,10 @@ def _parts_of(walk: TensorWalk, label: str, value: Any, path: tuple[str, ...]) -
     here = (*path, _short(label))
     role = _role_of(label)
     inner = _split(walk, value, here)
+    if role == "optimizer":
+        # Flat copies of the weights beside the moments, as DeepSpeed keeps them, are no model.
+        flat = _HOW_OF_ROLE["optimizer"]
+        inner = [part._replace(role=role, how=flat) if part.path == here else part for part in inner]
     if inner and (role in (None, "optimizer") or any(part.role in _TELLING for part in inner)):
         return inner
     return [_part(here, role, value)] if role is not None else []

@@ -13,7 +13,10 @@ from modelinspect.readers.parts.torch_objects import HeldStorage, TensorReader, 
 from modelinspect.readers.source import ByteSource
 from modelinspect.tensors import Checkpoint, FileInfo, GlobalName
 
-__all__ = ["assemble"]
+__all__ = ["PICKLE", "assemble"]
+
+PICKLE = "pickle"
+"""What the pickle with the tensors is kept as on its source."""
 
 _NAMES_SHOWN = 4
 _FINDINGS_SHOWN = 3
@@ -52,7 +55,9 @@ def assemble(
         if fault is not None:
             raise DamagedFileError(f"{visible(target)} is truncated or damaged", details=(fault,))
     names = _global_names(pickles, source.path, record)
-    return Checkpoint(
+    # A folder of such files has more to ask of them than tensors.
+    source.kept[PICKLE] = main
+    found = Checkpoint(
         source=target,
         format=form,
         files=(FileInfo(source.path, source.size, source.bytes_read),),
@@ -64,6 +69,16 @@ def assemble(
         notes=(*sections.notes, *_foreign(names), *_findings(pickles), *notes),
         optimizers=sections.optimizers,
     )
+    return _as_its_framework_has_it(found, main)
+
+
+def _as_its_framework_has_it(found: Checkpoint, pickle: Pickle) -> Checkpoint:
+    """With what a training framework says in a file beside the tensors; of most files nothing."""
+    if "module" not in found.tables:
+        return found
+    from modelinspect.readers.parts.deepspeed_states import with_logical_shapes
+
+    return with_logical_shapes(found, pickle)
 
 
 def _global_names(pickles: Sequence[Pickle], file: str, record: str) -> tuple[GlobalName, ...]:
