@@ -86,6 +86,9 @@ class Quantized(NamedTuple):
     """Values that it stands for."""
     bits: float
     """Bits a value, scales aside."""
+    beside: tuple[str, ...] = ()
+    """What its scales and zero points are called, from the packed tensor's module on:
+    ``("scales", "qzeros")`` of ``layer.qweight``."""
 
 
 class TensorInfo(NamedTuple):
