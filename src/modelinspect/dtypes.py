@@ -3,7 +3,8 @@ Data types: bits per element and each format's spelling, one table.
 
 Names are torch's (``torch.float32`` without ``torch.``). Sources: torch 2.13
 ``torch/storage.py`` for the storage classes and safetensors 0.8 ``tensor.rs``
-for its names. Adding a data type is adding a row.
+for its names; ``ggml_type`` and ``GGML_QUANT_SIZES`` of gguf 0.19 for the blocks of
+GGUF, ``TensorProto.DataType`` of onnx 1.23 for ONNX. Adding a data type is adding a row.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["BY_NAME", "BY_SAFETENSORS", "BY_TORCH_STORAGE", "DTYPES", "DType", "dtype_named"]
+__all__ = [
+    "BY_GGML",
+    "BY_NAME",
+    "BY_ONNX",
+    "BY_SAFETENSORS",
+    "BY_TORCH_STORAGE",
+    "DTYPES",
+    "FURTHER",
+    "DType",
+    "dtype_named",
+]
 
 Category = Literal["float", "integer", "complex", "bool", "quantized", "bits"]
 
@@ -105,6 +116,27 @@ DTYPES: tuple[DType, ...] = (
     DType("bits4x2", 8, "bits"),
 )
 
+# Of other formats: the number in GGUF's headers, ggml's name, elements and bytes a block.
+_GGML_BLOCKS = (
+    (2, "q4_0", 32, 18), (3, "q4_1", 32, 20), (6, "q5_0", 32, 22), (7, "q5_1", 32, 24),
+    (8, "q8_0", 32, 34), (9, "q8_1", 32, 40),
+    (10, "q2_K", 256, 84), (11, "q3_K", 256, 110), (12, "q4_K", 256, 144), (13, "q5_K", 256, 176),
+    (14, "q6_K", 256, 210), (15, "q8_K", 256, 292),
+    (16, "iq2_xxs", 256, 66), (17, "iq2_xs", 256, 74), (18, "iq3_xxs", 256, 98), (19, "iq1_s", 256, 50),
+    (20, "iq4_nl", 32, 18), (21, "iq3_s", 256, 110), (22, "iq2_s", 256, 82), (23, "iq4_xs", 256, 136),
+    (29, "iq1_m", 256, 56), (34, "tq1_0", 256, 54), (35, "tq2_0", 256, 66),
+    (39, "mxfp4", 32, 17), (40, "nvfp4", 64, 36), (41, "q1_0", 128, 18),
+)  # fmt: skip
+_BLOCKS = {
+    number: DType(name, nbytes * 8, "quantized", block=block) for number, name, block, nbytes in _GGML_BLOCKS
+}
+# ONNX packs its small integers, the first in the lowest bits; its shapes count them one by one.
+_SMALL_INTEGERS = tuple(
+    DType(name, bits, "integer") for name, bits in (("uint4", 4), ("int4", 4), ("uint2", 2), ("int2", 2))
+)
+FURTHER: tuple[DType, ...] = (*_BLOCKS.values(), *_SMALL_INTEGERS)
+"""Types that neither torch nor safetensors can hold."""
+
 BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in DTYPES}
 # torch has second names for some of its types; pickles may hold either.
 BY_NAME.update(
@@ -121,6 +153,28 @@ BY_NAME.update(
 BY_TORCH_STORAGE: dict[str, DType] = {d.torch_storage: d for d in DTYPES if d.torch_storage}
 BY_SAFETENSORS: dict[str, DType] = {d.safetensors: d for d in DTYPES if d.safetensors}
 
+BY_GGML: dict[int, DType] = {
+    0: BY_NAME["float32"],
+    1: BY_NAME["float16"],
+    28: BY_NAME["float64"],
+    30: BY_NAME["bfloat16"],
+    24: BY_NAME["int8"],
+    25: BY_NAME["int16"],
+    26: BY_NAME["int32"],
+    27: BY_NAME["int64"],
+    **_BLOCKS,
+}
+_FURTHER_BY_NAME = {dtype.name: dtype for dtype in FURTHER}
+_ONNX_NAMES = (
+    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 "
+    "complex128 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz uint4 int4 float4_e2m1fn "
+    "float8_e8m0fnu uint2 int2 float6_e2m3fn float6_e3m2fn"
+)
+_EVERY = {**BY_NAME, **_FURTHER_BY_NAME}
+BY_ONNX: dict[int, DType] = {
+    number: _EVERY[name] for number, name in enumerate(_ONNX_NAMES.split(), 1) if name in _EVERY
+}
+
 
 def dtype_named(name: str) -> DType:
     """
@@ -129,4 +183,5 @@ def dtype_named(name: str) -> DType:
     Raises:
         KeyError: No data type has that name.
     """
-    return BY_NAME[name.removeprefix("torch.")]
+    name = name.removeprefix("torch.")
+    return _FURTHER_BY_NAME[name] if name in _FURTHER_BY_NAME else BY_NAME[name]

@@ -189,7 +189,7 @@ def _numel(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
 def _nbytes(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     # The plain case, spelt out: a property that calls properties takes five times as long.
     return [
-        (prod(t.shape) * t.dtype.bits + 7) // 8
+        t.dtype.nbytes(prod(t.shape))
         if t.storage is not None and not t.parts and t.layout == "strided"
         else t.nbytes
         for t in tensors
