@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from modelinspect.analysis.fit import FitReport as FitReport
     from modelinspect.analysis.gradients import GradientsReport as GradientsReport
     from modelinspect.analysis.gradients import Thresholds as Thresholds
+    from modelinspect.analysis.info import InfoReport as InfoReport
     from modelinspect.analysis.listing import ParamsReport as ParamsReport
     from modelinspect.api import compare_runs as compare_runs
     from modelinspect.api import count as count
     from modelinspect.api import fit as fit
     from modelinspect.api import grads as grads
+    from modelinspect.api import info as info
     from modelinspect.api import load_definition as load_definition
     from modelinspect.api import open_checkpoint as open_checkpoint
     from modelinspect.api import params as params
@@ -51,6 +53,7 @@ _HOME = {
     "Definition": "live.definition",
     "FitReport": "analysis.fit",
     "GradientsReport": "analysis.gradients",
+    "InfoReport": "analysis.info",
     "ModelInspectError": "errors",
     "ParameterTable": "tensors",
     "ParamsReport": "analysis.listing",
@@ -62,6 +65,7 @@ _HOME = {
     "fit": "api",
     "grads": "api",
     "lightning_callback": "live.adapters",
+    "info": "api",
     "load_definition": "api",
     "open_checkpoint": "api",
     "params": "api",
@@ -81,6 +85,7 @@ __all__ = [
     "Definition",
     "FitReport",
     "GradientsReport",
+    "InfoReport",
     "ModelInspectError",
     "ParameterTable",
     "ParamsReport",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelinspect.analysis.count import CountReport, Grouping
     from modelinspect.analysis.fit import FitReport
     from modelinspect.analysis.gradients import GradientsReport, NormOrder, Thresholds
+    from modelinspect.analysis.info import InfoReport
     from modelinspect.analysis.listing import ParamsReport
     from modelinspect.analysis.runs import RunsReport
     from modelinspect.analysis.summary import ValueSummary
@@ -34,6 +35,7 @@ __all__ = [
     "count",
     "fit",
     "grads",
+    "info",
     "load_definition",
     "open_checkpoint",
     "params",
@@ -88,6 +90,28 @@ def load_definition(target: str, *, real: bool = False, seed: int | None = None)
         MissingDependencyError: torch is missing or broken.
     """
     return _live("definition").load_definition(target, meta=not real, seed=seed)  # type: ignore[no-any-return]
+
+
+def info(what: Inspectable, *, section: str | None = None, read_as: str | None = None) -> InfoReport:
+    """
+    What is this? Format, sections, figures, training, metadata, and what loading it would run.
+
+    Args:
+        what: See :data:`Inspectable`.
+        section: Of a checkpoint: whose figures to give instead of the model's.
+        read_as: Of a file: the format's name, instead of recognising it.
+
+    Raises:
+        ModelInspectError: As :func:`open_checkpoint` and :func:`load_definition`.
+
+    Example:
+        >>> info("model.safetensors").loading.verdict  # doctest: +SKIP
+        'no'
+    """
+    from modelinspect.analysis.info import checkpoint_info, table_info
+
+    table, holder = _table_of(what, section, read_as)
+    return checkpoint_info(holder, section) if isinstance(holder, Checkpoint) else table_info(table)
 
 
 def count(

@@ -19,6 +19,7 @@ from modelinspect.errors import UsageError, visible
 __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "info": ("modelinspect.cli.info", "Say what a file is: format, sections, training, what it would run."),
     "count": ("modelinspect.cli.count", "Count parameters, buffers and bytes."),
     "params": ("modelinspect.cli.params", "List parameters: names, shapes, data types, ties."),
     "grads": ("modelinspect.cli.grads", "Show gradients: norms, verdicts, training, optimizer state."),

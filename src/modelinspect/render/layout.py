@@ -321,24 +321,50 @@ def _flowed(items: Sequence[str], width: int | None) -> Iterator[Spans]:
 
 
 def card(sheet: Sheet, width: int | None) -> Iterator[Spans]:
-    """A sheet without a table: label, figure in full, short form and remark of each line."""
+    """
+    A sheet without a table: label, figure in full, short form and remark of each line.
+
+    A text has the whole line after its label.
+    """
     yield from _title(sheet, width)
     rows = card_cells(sheet)
     sizes = [max((display_width(row[i]) for row in rows), default=0) for i in range(3)]
     left = sum(sizes) + 2 * len(GAP) + (len(GAP) if sizes[2] else 0)
     for index, (label, full, short, remark) in enumerate(rows):
+        padded = (pad(label, sizes[0], False), "headline" if index == 0 else "label")
+        if sheet.footer[index].kind in ("text", "status"):
+            yield from _text_line(padded, remark, _card_role(sheet.footer[index], index), width)
+            continue
         role = "headline" if index == 0 else "unknown" if full == "unknown" else "count"
         line = [
-            (pad(label, sizes[0], False), "headline" if index == 0 else "label"),
+            padded,
             (pad(full, sizes[1], True), role),
             *([(pad(short, sizes[2], True), "short")] if sizes[2] else []),
         ]
         yield from _with_remark(line, remark, left, width)
 
 
+def _card_role(line: Line, index: int) -> str:
+    if line.kind == "status":
+        return f"status-{line.remark}"
+    return "headline" if index == 0 else "text"
+
+
+def _text_line(label: tuple[str, str], text: str, role: str, width: int | None) -> Iterator[Spans]:
+    left = display_width(label[0]) + len(GAP)
+    first, *more = wrap(text, None if width is None else max(_LEAST_NAME, width - left), hang=0)
+    yield _joined([label, (first, role)])
+    yield from ([(" " * left + further, role)] for further in more)
+
+
 def card_cells(sheet: Sheet) -> list[tuple[str, str, str, str]]:
-    """Label, figure in full, short form or nothing, remark or nothing; escaped."""
-    return [(visible(line.label), *_full_and_short(line), visible(line.remark)) for line in sheet.footer]
+    """Label, figure in full, short form or nothing, remark, text or nothing; escaped."""
+    return [
+        (visible(line.label), "", "", visible(str(line.value)))
+        if line.kind in ("text", "status")
+        else (visible(line.label), *_full_and_short(line), visible(line.remark))
+        for line in sheet.footer
+    ]
 
 
 def _full_and_short(line: Line) -> tuple[str, str]:

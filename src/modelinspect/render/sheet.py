@@ -41,7 +41,8 @@ class Line(NamedTuple):
     One line of a footer: a label, a raw value and how to show it, e.g. ``("unique", 40, "count")``.
 
     Of kind ``text`` the value is a sentence; of kind ``status`` too, and the label
-    is the status whose colour it has.
+    is the status whose colour it has. In a card both have labels as other lines do, and
+    the remark is the status.
     """
 
     label: str

@@ -18,7 +18,7 @@ from typing import Any
 from modelinspect.analysis.count import CountReport, DTypeTotal, Quantity, TieGroup
 from modelinspect.render.sheet import Column, ColumnKind, Line, Sheet
 
-__all__ = ["count_card", "count_groups", "count_number", "count_rows"]
+__all__ = ["count_card", "count_groups", "count_number", "count_record", "count_rows"]
 
 _TIES_ON_A_CARD = 8
 _IN_ALL = {"bytes": "in all"}
@@ -136,7 +136,7 @@ def count_rows(reports: Sequence[CountReport]) -> Sheet:
         footer=_totals(reports),
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
         rows_key="targets",
-        records=[_record(report) for report in reports],
+        records=[count_record(report) for report in reports],
         hidden=_dull(reports),
         dispensable=("tensors", "frozen"),
     )
@@ -176,7 +176,8 @@ def _noun(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-def _record(report: CountReport) -> dict[str, Any]:
+def count_record(report: CountReport) -> dict[str, Any]:
+    """What JSON holds of one target."""
     return {
         **dict(zip([column.key for column in _ROW_COLUMNS], _row(report))),
         "parameter_tensors": report.parameter_tensors,

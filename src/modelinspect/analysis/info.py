@@ -1,0 +1,416 @@
+"""
+What is this? Everything that a checkpoint's headers, or a definition, say of themselves.
+
+Nothing is measured here that needs a tensor's values; what other reports work out is
+put beside each other: counts, adapters, quantized layouts, kinds of optimizers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from modelinspect.analysis.count import CountReport, count_table
+from modelinspect.analysis.loading import Loading, how_it_loads
+from modelinspect.analysis.remarks import optimizer_remarks
+from modelinspect.display import Displayed
+from modelinspect.tensors import (
+    Checkpoint,
+    OptimizerState,
+    ParameterTable,
+    Role,
+    Setting,
+    Storage,
+    TensorInfo,
+)
+
+if TYPE_CHECKING:
+    from modelinspect.analysis.adapters import Adapter
+    from modelinspect.analysis.quantization import QuantizationTotal
+
+__all__ = [
+    "DeviceTotal",
+    "InfoReport",
+    "LargestTensors",
+    "OptimizerInfo",
+    "SectionInfo",
+    "checkpoint_info",
+    "table_info",
+]
+
+MOST_LARGEST = 5
+"""Groups of largest tensors that a report keeps."""
+
+
+class SectionInfo(NamedTuple):
+    """One state_dict of a checkpoint."""
+
+    name: str
+    role: Role
+    tensors: int
+    """Names in it."""
+    numel: int
+    """Elements of all its tensors, tied ones once; packed values as what they stand for."""
+    nbytes: int
+    """Bytes of its storages, each once."""
+    is_model: bool
+    """Is it the one that the figures are of?"""
+
+
+class LargestTensors(NamedTuple):
+    """Tensors of one shape and data type whose names differ only in numbers."""
+
+    names: tuple[str, ...]
+    """In the order of the table."""
+    shape: tuple[int, ...]
+    dtype: str
+    numel: int
+    """Elements of all of them together; packed values as what they stand for."""
+    nbytes: int
+    """Bytes of the elements of all of them."""
+    share: float
+    """Of the bytes of all tensors of the section, from 0 to 1."""
+
+
+class DeviceTotal(NamedTuple):
+    """Tensors that lay on one device when they were saved, those of all sections."""
+
+    device: str
+    tensors: int
+    nbytes: int
+
+
+class OptimizerInfo(NamedTuple):
+    """An optimizer's state."""
+
+    section: str
+    kind: str
+    """By the names of its states, e.g. ``Adam-like: exp_avg, exp_avg_sq``; empty if unknown."""
+    parameters: int
+    """Parameters that it keeps something of."""
+    states: Mapping[str, int]
+    """Name of a state to how many tensors there are of it."""
+    settings: Mapping[str, Setting]
+    """Of its first group, e.g. ``lr``."""
+    groups: int
+    step: int | float | None
+    """Steps taken, the most of any parameter; None where they are tensors, which are not read."""
+
+
+@dataclass(frozen=True)
+class InfoReport(Displayed):
+    """
+    What a target is. Texts, names and numbers come from a file and may be anything.
+    """
+
+    target: str
+    origin: Literal["file", "definition", "memory"]
+    format: str
+    """Name in the registry, e.g. ``torch-zip``; empty of what is no file."""
+    version: str
+    """Of the format, as the file says it; empty where it says none."""
+    files: int
+    nbytes: int
+    """Size of all files in bytes; 0 of what is no file."""
+    bytes_read: int
+    """Bytes of them that were read for this."""
+    writer: str
+    """Library that wrote it, with its version where it says one; empty where nothing tells."""
+    architecture: str
+    """Class or architecture of the model, as it says itself; empty where nothing tells."""
+    count: CountReport
+    """Figures of the section taken for the model: parameters, buffers, data types, ties."""
+    sections: tuple[SectionInfo, ...] = ()
+    """In the order of the file; one that is not a file's has none."""
+    modules: Mapping[str, int] = field(default_factory=dict)
+    """Classes of the modules to how many there are, most first; empty where only names are known."""
+    quantized: tuple[QuantizationTotal, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    epoch: str = ""
+    """As the file says it; empty where it does not."""
+    step: str = ""
+    optimizers: tuple[OptimizerInfo, ...] = ()
+    largest: tuple[LargestTensors, ...] = ()
+    """By bytes, those of a group together; at most :data:`MOST_LARGEST`."""
+    devices: tuple[DeviceTotal, ...] = ()
+    """Only of formats that keep them."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What its author put beside the tensors, whole."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the reader found out about the container."""
+    loading: Loading | None = None
+    """None of what is no file."""
+    notes: tuple[str, ...] = ()
+
+
+def checkpoint_info(checkpoint: Checkpoint, section: str | None = None) -> InfoReport:
+    """
+    What a checkpoint is.
+
+    Args:
+        checkpoint: Its headers.
+        section: Whose figures to give instead of the model's; ``"all"`` is every section.
+
+    Raises:
+        UsageError: There is no such section.
+    """
+    table = checkpoint.section(section)
+    count = count_table(table)
+    said = optimizer_remarks(checkpoint, count.unique) if table is checkpoint.table else ()
+    epoch, step = _progress(checkpoint.metadata)
+    facts = dict(checkpoint.facts)
+    return InfoReport(
+        target=checkpoint.source,
+        origin="file",
+        format=checkpoint.format,
+        version=checkpoint.version,
+        files=len(checkpoint.files),
+        nbytes=checkpoint.nbytes,
+        bytes_read=checkpoint.bytes_read,
+        writer=", ".join(filter(None, [_writer(checkpoint.metadata), facts.pop(_WRITER, "")])),
+        architecture=_architecture(table, checkpoint.metadata),
+        count=count,
+        sections=tuple(_sections(checkpoint, table.section)),
+        modules=_classes(table),
+        quantized=_quantized(table),
+        adapters=_adapters(checkpoint),
+        epoch=epoch,
+        step=step,
+        optimizers=tuple(_optimizers(checkpoint)),
+        largest=_largest(table),
+        devices=_devices(checkpoint.tables.values()) if _keeps_devices(checkpoint.format) else (),
+        metadata=checkpoint.metadata,
+        facts=facts,
+        loading=how_it_loads(checkpoint),
+        notes=tuple(_without_what_is_said((*checkpoint.notes, *said, *count.notes))),
+    )
+
+
+def table_info(table: ParameterTable) -> InfoReport:
+    """
+    What a definition, a module in hand or any table is.
+
+    Args:
+        table: Its parameters and buffers, with its modules.
+    """
+    count = count_table(table)
+    devices = _devices([table])
+    return InfoReport(
+        target=table.source,
+        origin=table.origin,
+        format="",
+        version="",
+        files=0,
+        nbytes=0,
+        bytes_read=0,
+        writer="",
+        architecture=_architecture(table, {}),
+        count=count,
+        modules=_classes(table),
+        quantized=_quantized(table),
+        largest=_largest(table),
+        # A definition lies on the meta device, or wherever its constructor puts it.
+        devices=devices if table.origin == "memory" else (),
+        notes=count.notes,
+    )
+
+
+# What the report says itself; the reader says it for reports that don't.
+_SAID_ELSEWHERE = ("loading it the usual way would", "section '", "what stands in no section is")
+
+
+def _without_what_is_said(notes: Iterable[str]) -> Iterator[str]:
+    return (note for note in dict.fromkeys(notes) if not note.startswith(_SAID_ELSEWHERE))
+
+
+# ------------------------------------------------------------------- sections
+
+
+def _sections(checkpoint: Checkpoint, chosen: str) -> Iterator[SectionInfo]:
+    for name, table in checkpoint.tables.items():
+        tied_to = table.tied_to
+        storages: dict[Storage, None] = {}
+        numel = 0
+        for tensor in table:
+            if tensor.name not in tied_to:
+                numel += tensor.logical_numel
+                storages.update(dict.fromkeys(storage for storage, _ in tensor.storages()))
+        nbytes = sum(storage.nbytes for storage in storages)
+        yield SectionInfo(name, checkpoint.roles[name], len(table), numel, nbytes, name == chosen)
+
+
+_NO_DEVICES = ("safetensors", "gguf", "npy", "npz", "onnx")
+
+
+def _keeps_devices(form: str) -> bool:
+    return not any(name in form for name in _NO_DEVICES)
+
+
+def _devices(tables: Iterable[ParameterTable]) -> tuple[DeviceTotal, ...]:
+    tensors: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    seen: set[Storage] = set()
+    for table in tables:
+        for tensor in table:
+            tensors[tensor.device] += 1
+            for storage, _ in tensor.storages():
+                if storage not in seen:
+                    seen.add(storage)
+                    nbytes[storage.device] += storage.nbytes
+    return tuple(DeviceTotal(name, number, nbytes[name]) for name, number in tensors.most_common())
+
+
+# ------------------------------------------------------------- what the model is
+
+
+def _classes(table: ParameterTable) -> dict[str, int]:
+    """Classes of the modules inside the root, most first."""
+    return dict(Counter(name for path, name in table.modules.items() if path).most_common())
+
+
+def _quantized(table: ParameterTable) -> tuple[QuantizationTotal, ...]:
+    if all(tensor.quantized is None for tensor in table):
+        return ()
+    from modelinspect.analysis.quantization import quantization
+
+    return quantization(table)
+
+
+# Parts of the names of all tensors that adapters know; most files have none of them, and
+# a report starts in a few milliseconds.
+_MARKS = (
+    "lora", "dora", "ia3_", "hada_", "lokr_", "vera_", "oft_", "hra_", "fourierft_", "ln_tuning_",
+    "prompt_embeddings", "adaption_", "ranknum",
+)  # fmt: skip
+
+
+def _adapters(checkpoint: Checkpoint) -> tuple[Adapter, ...]:
+    names = "\n".join([tensor.name for table in checkpoint.tables.values() for tensor in table])
+    if not any(mark in names for mark in _MARKS):
+        return ()
+    from modelinspect.analysis.adapters import adapters
+
+    return adapters(checkpoint)
+
+
+# Last parts of keys that name what the model is, the surest first: configurations of
+# transformers and diffusers, GGUF, training scripts of timm.
+_ARCHITECTURES = ("architectures", "_class_name", "general.architecture", "arch", "model_type")
+_INNERMOST = 2
+"""Dots in the key of a figure that is the whole file's, such as ``trainer_state.epoch``."""
+
+
+def _architecture(table: ParameterTable, metadata: Mapping[str, str]) -> str:
+    root = table.modules.get("", "")
+    return root or next(_values(metadata, _ARCHITECTURES), "")
+
+
+def _values(metadata: Mapping[str, str], wanted: Iterable[str]) -> Iterator[str]:
+    """Values of keys that end so, those with fewer dots first."""
+    keys = sorted((key for key in metadata if key.count(".") <= _INNERMOST), key=lambda key: key.count("."))
+    for end in wanted:
+        for key in keys:
+            stem = key.removesuffix(".0")
+            if (stem == end or stem.endswith(f".{end}")) and metadata[key]:
+                yield metadata[key]
+
+
+_WRITER = "written by"
+_VERSIONS = {
+    "pytorch-lightning_version": "PyTorch Lightning",
+    "transformers_version": "transformers",
+    "_diffusers_version": "diffusers",
+    "peft_version": "PEFT",
+    "sd_scripts_commit_hash": "kohya's sd-scripts",
+    "ss_sd_scripts_commit_hash": "kohya's sd-scripts",
+}
+"""Last part of a key that holds a library's version to that library."""
+_FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "NumPy", "mlx": "MLX"}
+"""What safetensors' callers put under ``format``."""
+
+
+def _writer(metadata: Mapping[str, str]) -> str:
+    for end, library in _VERSIONS.items():
+        version = next(_values(metadata, [end]), "")
+        if version:
+            return f"{library} {version}"
+    return _FRAMEWORKS.get(metadata.get("format", ""), "")
+
+
+# ------------------------------------------------------------------- training
+
+_EPOCHS = ("epoch", "current_epoch")
+_STEPS = ("global_step", "iteration", "iter", "iter_num", "num_updates", "step", "steps", "global_steps")
+_SETTINGS = ("hyper_parameters.", "hparams.", "args.", "config.", "cfg.", "opt.", "options.", "adapter.")
+"""What was asked of the training, rather than how far it got."""
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def _progress(metadata: Mapping[str, str]) -> tuple[str, str]:
+    """Epoch and step as a training script saved them, or nothing."""
+    kept = {key: value for key, value in metadata.items() if not key.startswith(_SETTINGS)}
+    epoch, step = (
+        next((value for value in _values(kept, ends) if _NUMBER.fullmatch(value[:40])), "")
+        for ends in (_EPOCHS, _STEPS)
+    )
+    return epoch, step
+
+
+def _optimizers(checkpoint: Checkpoint) -> Iterator[OptimizerInfo]:
+    for name, table in checkpoint.tables.items():
+        if checkpoint.roles[name] == "optimizer":
+            yield _optimizer(name, table, checkpoint.optimizers.get(name, OptimizerState()))
+
+
+def _optimizer(section: str, table: ParameterTable, said: OptimizerState) -> OptimizerInfo:
+    from modelinspect.analysis.optimizer_kinds import named_family
+
+    states: Counter[str] = Counter()
+    keys = set(said.steps)
+    for tensor in table:
+        # "state.0.exp_avg": whatever stands between the two is the parameter's key.
+        path, _, leaf = tensor.name.rpartition(".")
+        states[leaf] += 1
+        keys.add(path.removeprefix("state."))
+    settings = dict(said.groups[0].settings) if said.groups else {}
+    moments = [state for state in states if state != "step"]
+    family = named_family(moments, settings) if moments else None
+    return OptimizerInfo(
+        section=section,
+        kind="" if family is None else family.label,
+        parameters=len(keys),
+        states=dict(states),
+        settings=settings,
+        groups=len(said.groups),
+        step=max(said.steps.values(), default=None),
+    )
+
+
+# -------------------------------------------------------------------- largest
+
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def _largest(table: ParameterTable) -> tuple[LargestTensors, ...]:
+    tied_to = table.tied_to
+    groups: dict[tuple[str, tuple[int, ...], str], list[TensorInfo]] = {}
+    for tensor in table:
+        if tensor.name not in tied_to and tensor.nbytes:
+            key = (_DIGITS.sub("0", tensor.name), tensor.shape, tensor.dtype.name)
+            groups.setdefault(key, []).append(tensor)
+    sizes = {key: sum(tensor.nbytes for tensor in tensors) for key, tensors in groups.items()}
+    whole = sum(sizes.values())
+    return tuple(
+        LargestTensors(
+            tuple(tensor.name for tensor in groups[key]),
+            key[1],
+            key[2],
+            sum(tensor.logical_numel for tensor in groups[key]),
+            sizes[key],
+            sizes[key] / whole,
+        )
+        for key in sorted(sizes, key=lambda key: -sizes[key])[:MOST_LARGEST]
+    )
