@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,22 @@ def legacy(tensors: StateDict, path: Path) -> None:
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
 
 
+def script(tensors: StateDict, path: Path) -> None:
+    """A TorchScript module whose buffers they are."""
+    root = torch.nn.Module()
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        module = root
+        for part in parents:
+            if part not in dict(module.named_children()):
+                module.add_module(part, torch.nn.Module())
+            module = module.get_submodule(part)
+        module.register_buffer(leaf, tensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(root), path)
+
+
 class Writer(NamedTuple):
     """How a format's own library writes tensors, and what the format can't do."""
 
@@ -66,6 +83,7 @@ WRITERS: dict[str, Writer] = {
     "torch-zip": Writer(".pt", torch.save),
     # It has no storage class for the data types of later years.
     "torch-legacy": Writer(".pth", legacy, lacks=("tiny",)),
+    "torchscript": Writer(".jit", script, lacks=("tiny",)),
 }
 
 

@@ -732,10 +732,7 @@ def test_more_than_65535_records(tmp_path: Path) -> None:
 
 
 OTHER_ARCHIVES = {
-    "TorchScript": [("m/data.pkl", b"\x80\x02N."), ("m/constants.pkl", b"\x80\x02).")],
-    "torch.export": [("m/archive_format", b"pt2"), ("m/models/model.json", b"{}")],
-    "torch.package": [("m/.data/extern_modules", b""), ("m/net/model.pkl", b"")],
-    "NumPy archive": [("a.npy", b"\x93NUMPY"), ("b.npy", b"\x93NUMPY")],
+    "TorchScript archive of torch 1.0": [("m/model.json", b"{}"), ("m/tensors/0", bytes(4))],
     "Keras model": [("metadata.json", b"{}"), ("config.json", b"{}"), ("model.weights.h5", b"")],
     "Office document": [("[Content_Types].xml", b""), ("word/document.xml", b"")],
     "weights/best.pt inside": [("weights/best.pt", b""), ("README", b"")],

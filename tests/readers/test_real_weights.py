@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import torch_truth
 from safetensors.torch import load_file
 
-from modelinspect.errors import UnrecognisedFileError
 from modelinspect.readers.registry import open_checkpoint
 
 # Package, and the folder or pattern of its weights with how many there are.
@@ -57,8 +57,18 @@ def test_many_tensors_in_few_storages(shipped_weights: Callable[[str], Path]) ->
     assert set(checkpoint.roles.values()) == {"model", "optimizer"}
 
 
-def test_torchscript_is_named(shipped_weights: Callable[[str], Path]) -> None:
-    """A TorchScript archive looks much the same and is refused by its name."""
+@pytest.mark.filterwarnings("ignore:.torch.jit.load:DeprecationWarning")
+def test_torchscript_is_read_as_torch_loads_it(shipped_weights: Callable[[str], Path]) -> None:
+    """Parameters, buffers and their order equal those of the loaded module, from the headers alone."""
     path = next(shipped_weights("silero-vad==6.2.3").glob("**/*.jit"))
-    with pytest.raises(UnrecognisedFileError, match="is a TorchScript archive"):
-        open_checkpoint(str(path))
+    checkpoint = open_checkpoint(str(path))
+    module = torch.jit.load(path, map_location="cpu")
+    rows = [row for row in checkpoint.table if not row.name.startswith("CONSTANTS.")]
+    expected = dict(module.state_dict(keep_vars=True))
+    assert checkpoint.format == "torchscript"
+    assert {row.name for row in rows} == set(expected)
+    assert [row.name for row in rows if row.kind == "parameter"] == [n for n, _ in module.named_parameters()]
+    for row in rows:
+        torch_truth.assert_row(row, expected[row.name])
+    assert checkpoint.facts["root"] == "VADr_v6_10_25_noths_re"
+    assert checkpoint.bytes_read < path.stat().st_size // 10

@@ -58,13 +58,14 @@ def assert_equal(checkpoint: Checkpoint, value: Any) -> None:
     rows = rows_of(checkpoint)
     assert set(rows) == set(expected)
     for name, tensor in expected.items():
-        _assert_row(rows[name], tensor)
+        assert_row(rows[name], tensor)
     assert _ties_of_rows(rows) == _ties_of_tensors(expected)
     if len(checkpoint.tables) == 1:
         assert list(rows) == list(expected)
 
 
-def _assert_row(row: TensorInfo, tensor: torch.Tensor) -> None:
+def assert_row(row: TensorInfo, tensor: torch.Tensor) -> None:
+    """The row says of one tensor what torch says of it."""
     assert f"torch.{row.dtype}" == str(tensor.dtype), row.name
     assert row.requires_grad in {None, tensor.requires_grad}, row.name
     assert not (tensor.requires_grad and row.requires_grad is None), row.name

@@ -10,15 +10,14 @@ archive's first record (torch 2.13, ``torch/serialization.py`` and
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
-from typing import Literal
+from dataclasses import replace
 
-from modelinspect.dtypes import DType
 from modelinspect.errors import DamagedFileError, ModelInspectError, visible
 from modelinspect.readers.parts.pickle_machine import Feed, read_pickle
-from modelinspect.readers.parts.pickle_symbols import Global, PersistentId, Pickle
+from modelinspect.readers.parts.pickle_symbols import Pickle
+from modelinspect.readers.parts.torch_archive import StorageRecords, TorchArchive, bind
 from modelinspect.readers.parts.torch_checkpoint import assemble
-from modelinspect.readers.parts.torch_objects import STORAGE_TYPES, HeldStorage, read_claim
+from modelinspect.readers.parts.torch_objects import read_claim
 from modelinspect.readers.parts.zip_directory import STORED, ZipDirectory, read_directory
 from modelinspect.readers.registry import NotThisFormat
 from modelinspect.readers.source import ByteSource
@@ -26,17 +25,8 @@ from modelinspect.tensors import Checkpoint, Storage
 
 __all__ = ["read"]
 
-ByteOrder = Literal["little", "big"]
-Place = Callable[[str, int, str], "tuple[Storage, str | None]"]
-"""Given key, bytes and device of a storage: where it is, and why it can't be used."""
-
-_SHORT = 64
-"""Characters of key and device that need no closer look."""
-_VERSIONS = range(1, 11)
-"""Of archives that torch 2.13 loads (caffe2/serialize/versions.h)."""
 _OTHER_RECORDS = 64
 """More than torch puts beside the storages."""
-_new_storage = tuple.__new__  # half the time of calling the named tuple
 
 
 def read(source: ByteSource, target: str) -> Checkpoint:
@@ -52,135 +42,21 @@ def read(source: ByteSource, target: str) -> Checkpoint:
         directory = read_directory(source)
     except DamagedFileError as error:
         raise _what_is_left(source, target, error) from error
-    number = directory.find(directory.root + b"/data.pkl")
-    if number is None or directory.find(directory.root + b"/constants.pkl") is not None:
+    if directory.find(directory.root + b"/data.pkl") is None or _is_another(directory):
         raise _what_it_is(directory)
-    record = directory.record(number)
-    packed = None if record.method == STORED else record.packed
-    feed = Feed(directory.opened(record), record.size, f"{target}: {record.name}", packed=packed)
-    pickle = read_pickle(feed)
-    order = _byteorder(directory, target)
-    records = _Records(directory, order)
-    held, notes = _bind(pickle.pids, records.place)
-    if pickle.end < record.size:
-        notes.append(f"{record.size - pickle.end:,} bytes follow the pickle in {visible(record.name)}")
-    if order == "big":
-        notes.append("its numbers are stored big-endian")
-    notes += [*records.notes(), *_version_note(directory), *directory.disagreements]
-    return assemble(source, target, "torch-zip", [pickle], record.name, held, notes)
+    archive = TorchArchive(directory, target)
+    pickle, record, notes = archive.pickle("data.pkl")
+    records = StorageRecords(archive, "data")
+    held, twice = bind(pickle.pids, records.place)
+    notes = [*twice, *notes, *archive.notes(), *records.notes(), *directory.disagreements]
+    checkpoint = assemble(source, target, "torch-zip", [pickle], record, held, notes)
+    facts = {**archive.facts(), "pickle protocol": str(pickle.protocol), "written by": archive.generation()}
+    return replace(checkpoint, version=archive.version, facts={**facts, **checkpoint.facts})
 
 
-def _byteorder(directory: ZipDirectory, target: str) -> ByteOrder:
-    number = directory.find(directory.root + b"/byteorder")
-    if number is None:
-        return "little"  # as torch takes it where the record is missing
-    text = directory.content(directory.record(number), 16)
-    if text not in (b"little", b"big"):
-        raise DamagedFileError(
-            f"{visible(target)} is damaged",
-            details=(f"its byte order is {visible(repr(text))}; little and big are known",),
-        )
-    return "big" if text == b"big" else "little"
-
-
-def _version_note(directory: ZipDirectory) -> list[str]:
-    """What there is to say where torch refuses the archive's version."""
-    places = (directory.find(directory.root + name) for name in (b"/.data/version", b"/version"))
-    number = next((place for place in places if place is not None), None)
-    if number is None:
-        return ["its archive has no record of its version: torch refuses such a file"]
-    text = directory.content(directory.record(number), 24).strip()
-    if text.isdigit() and int(text) in _VERSIONS:
-        return []
-    shown = visible(text.decode("latin-1"))
-    return [f"its archive has version {shown!r}: torch loads {_VERSIONS[0]} to {_VERSIONS[-1]} and no other"]
-
-
-class _Records:
-    """Finds the records that storages are kept in, and remembers which were wanted."""
-
-    def __init__(self, directory: ZipDirectory, order: ByteOrder) -> None:
-        self.directory = directory
-        self.sizes, self.marks, self.data = directory.sizes, directory.marks, directory.data
-        self.order = order
-        self.path = directory.source.path
-        self.find = directory.find
-        self.prefix = directory.root + b"/data/"
-        self.folder = self.prefix.decode("utf-8", "backslashreplace")
-        self.wanted: list[int] = []
-
-    def place(self, key: str, nbytes: int, device: str) -> tuple[Storage, str | None]:
-        """The storage of a key, and why it can't be used."""
-        shown = self.folder + key
-        number = self.find(self.prefix + key.encode("utf-8", "surrogatepass"))
-        if number is None:
-            # Old versions saved meta tensors with a storage and no bytes.
-            fault = None if device == "meta" else f"record {visible(shown)} is missing"
-            return Storage(self.path, shown, None, nbytes, device, self.order), fault
-        self.wanted.append(number)
-        size = self.sizes[number]
-        offset = self.data[number] if self.marks[number][2:] == b"\0\0" else None
-        fault = None if size == nbytes else self._fault(shown, size, nbytes)
-        return _new_storage(Storage, (self.path, shown, offset, size, device, self.order)), fault
-
-    def _fault(self, shown: str, size: int, claimed: int) -> str:
-        return f"record {visible(shown)} holds {size:,} bytes, the pickle claims {claimed:,}"
-
-    def notes(self) -> list[str]:
-        """Records of data that no storage refers to."""
-        wanted, prefix = set(self.wanted), self.prefix.lower()
-        sizes = [
-            size
-            for number, (name, size) in enumerate(zip(self.directory.names, self.sizes))
-            if number not in wanted and size and name.lower().startswith(prefix)
-        ]
-        if not sizes:
-            return []
-        return [f"{len(sizes):,} of its records of data ({sum(sizes):,} bytes) belong to no tensor"]
-
-
-def _bind(pids: Iterable[PersistentId], place: Place) -> tuple[dict[str, HeldStorage], list[str]]:
-    """
-    Give every persistent id its storage.
-
-    torch reads a storage where it is first named; a later id of the same key
-    gets that one, whatever type it claims.
-    """
-    held: dict[str, HeldStorage] = {}
-    notes: list[str] = []
-    types: dict[object, tuple[DType | None, int]] = {}
-    for pid in pids:
-        claim = pid.pid
-        # Almost every id is of one form, for which read_claim is too thorough.
-        if type(claim) is tuple and len(claim) == 5:
-            _, kind, key, device, numel = claim
-            if (
-                type(kind) is Global
-                and kind in types
-                and type(key) is type(device) is str
-                and type(numel) is int
-                and len(key) + len(device) < _SHORT
-            ):
-                dtype, itemsize = types[kind]
-                nbytes = numel * itemsize
-                if key not in held and claim[0] == "storage" and nbytes >= 0:
-                    storage, fault = place(key, nbytes, device)
-                    pid.meaning = held[key] = (storage, dtype, 0, nbytes, fault)
-                    continue
-        checked = read_claim(claim)
-        if isinstance(checked, str):
-            pid.meaning = (Storage("", "", None, 0), None, 0, 0, checked)
-            continue
-        types[claim[1]] = STORAGE_TYPES[claim[1].name]
-        key, dtype, _, nbytes, device, _ = checked
-        known = held.get(key)
-        if known is None:
-            storage, fault = place(key, nbytes, device)
-            known = held[key] = (storage, dtype, 0, nbytes, fault)
-        elif (dtype is not known[1] or nbytes != known[3]) and not notes:
-            notes.append(f"storage {visible(key)} is named with two types or sizes; torch takes the first")
-        pid.meaning = known
-    return held, notes
+def _is_another(directory: ZipDirectory) -> bool:
+    """Is it an archive that has a data.pkl and is of another kind: TorchScript?"""
+    return directory.find(directory.root + b"/constants.pkl") is not None
 
 
 # -- zip archives of something else ------------------------------------------------------
@@ -193,8 +69,6 @@ def _what_it_is(directory: ZipDirectory) -> NotThisFormat:
     for marks, names, title, hint in _OTHER_ARCHIVES:
         if marks <= (whole if names == "whole" else inner):
             return NotThisFormat(title, really=title, hint=hint)
-    if all(name.endswith(b".npy") for name in whole):
-        return NotThisFormat("a NumPy archive", really="a NumPy archive (.npz)", hint="numpy.load reads it")
     inside = [name for name in directory.names if name.endswith((b".pt", b".pth", b".ckpt", b".safetensors"))]
     if inside:
         shown = visible(inside[0].decode("utf-8", "backslashreplace")[:80])
@@ -205,15 +79,6 @@ def _what_it_is(directory: ZipDirectory) -> NotThisFormat:
 
 # What such an archive holds, in which folder, what it is called, what to do.
 _OTHER_ARCHIVES = (
-    ({b"constants.pkl"}, "inner", "a TorchScript archive (torch.jit.save)", "torch.jit.load reads it"),
-    ({b"archive_format"}, "inner", "a torch.export archive (.pt2)", "torch.export.load reads it"),
-    (
-        {b"serialized_exported_program.json"},
-        "whole",
-        "a torch.export archive (.pt2)",
-        "torch.export.load reads it",
-    ),
-    ({b".data/extern_modules"}, "inner", "a torch.package archive", "torch.package.PackageImporter reads it"),
     ({b"metadata.json", b"config.json"}, "whole", "a Keras model (.keras)", "keras reads it"),
     ({b"[Content_Types].xml"}, "whole", "an Office document", None),
     ({b"META-INF/MANIFEST.MF"}, "whole", "a Java archive", None),
@@ -244,7 +109,7 @@ def _what_is_left(source: ByteSource, target: str, error: DamagedFileError) -> D
             fault = None if key in whole else f"record data/{visible(key)} is cut off or missing"
             return Storage(source.path, key, None, nbytes, device), fault
 
-        assemble(source, target, "torch-zip", [pickle], "data.pkl", _bind(pickle.pids, place)[0], ())
+        assemble(source, target, "torch-zip", [pickle], "data.pkl", bind(pickle.pids, place)[0], ())
     except ModelInspectError as missing:
         details = (*details, *missing.details)
     return DamagedFileError(error.message, details=details, hint=error.hint)

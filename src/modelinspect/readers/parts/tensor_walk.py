@@ -27,7 +27,11 @@ from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, Pick
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader, class_of
 from modelinspect.tensors import ParameterTable, TensorInfo, unique_names
 
-__all__ = ["TensorWalk"]
+__all__ = ["UNTOLD", "TensorWalk"]
+
+UNTOLD = "<untold>"
+"""In the state of a TorchScript module: attributes of which nothing says what they are, packed
+weights and all of a class whose code is missing."""
 
 FREE_NAMES = 100_000
 """Names that any checkpoint may have ..."""
@@ -357,8 +361,9 @@ class _SectionWalk:
             yield label, value, how if forced else _MODULE_PARAMETER
         for label, value in walk.mapping(state.get("_buffers")):
             yield label, value, how if forced else _MODULE_BUFFERS[label not in transient]
-        for label, value in walk.mapping(state.get("_modules")):
-            yield label, value, how
+        for part in ("_modules", UNTOLD):
+            for label, value in walk.mapping(state.get(part)):
+                yield label, value, how
         for label, value in state.items():
             if label not in _MODULE_FIELDS and isinstance(value, CONTAINERS):
                 if loose:
@@ -403,7 +408,7 @@ _MODULE_FIELDS = frozenset({
     "_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks",
     "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks", "_is_full_backward_hook",
+    "_load_state_dict_post_hooks", "_is_full_backward_hook", UNTOLD,
 })  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from modelinspect.readers.parts.torch_objects import HeldStorage, TensorReader, 
 from modelinspect.readers.source import ByteSource
 from modelinspect.tensors import Checkpoint, FileInfo, GlobalName
 
-__all__ = ["PICKLE", "assemble"]
+__all__ = ["PICKLE", "assemble", "finding_notes", "foreign_note", "global_names"]
 
 PICKLE = "pickle"
 """What the pickle with the tensors is kept as on its source."""
@@ -54,7 +54,7 @@ def assemble(
         # torch.load needs every storage, whether a tensor uses it or not.
         if fault is not None:
             raise DamagedFileError(f"{visible(target)} is truncated or damaged", details=(fault,))
-    names = _global_names(pickles, source.path, record)
+    names = global_names(pickles, source.path, record)
     # A folder of such files has more to ask of them than tensors.
     source.kept[PICKLE] = main
     found = Checkpoint(
@@ -66,7 +66,7 @@ def assemble(
         model_section=sections.model_section,
         metadata=sections.metadata,
         globals=names,
-        notes=(*sections.notes, *_foreign(names), *_findings(pickles), *notes),
+        notes=(*sections.notes, *foreign_note(names), *finding_notes(pickles), *notes),
         optimizers=sections.optimizers,
     )
     return _as_its_framework_has_it(found, main)
@@ -81,7 +81,8 @@ def _as_its_framework_has_it(found: Checkpoint, pickle: Pickle) -> Checkpoint:
     return with_logical_shapes(found, pickle)
 
 
-def _global_names(pickles: Sequence[Pickle], file: str, record: str) -> tuple[GlobalName, ...]:
+def global_names(pickles: Sequence[Pickle], file: str, record: str) -> tuple[GlobalName, ...]:
+    """Every distinct name that pickles of one record hold."""
     found: dict[tuple[str, str], GlobalName] = {}
     for pickle in pickles:
         for name in pickle.globals:
@@ -90,7 +91,7 @@ def _global_names(pickles: Sequence[Pickle], file: str, record: str) -> tuple[Gl
     return tuple(found.values())
 
 
-def _foreign(names: Sequence[GlobalName]) -> tuple[str, ...]:
+def foreign_note(names: Sequence[GlobalName]) -> tuple[str, ...]:
     """What loading the file the usual way would bring in, names of nobody's library first."""
     foreign = [name for name in names if not name.understood]
     foreign.sort(key=lambda name: name.module.partition(".")[0] in ("torch", "numpy", "collections"))
@@ -101,7 +102,8 @@ def _foreign(names: Sequence[GlobalName]) -> tuple[str, ...]:
     return (f"loading it the usual way would import or call: {', '.join(shown)}{more}",)
 
 
-def _findings(pickles: Sequence[Pickle]) -> tuple[str, ...]:
+def finding_notes(pickles: Sequence[Pickle]) -> tuple[str, ...]:
+    """What no honest writer does: the first few, and how many more."""
     found = [finding for pickle in pickles for finding in pickle.findings]
     notes = [f"pickle, byte {one.position:,}: {one.text}" for one in found[:_FINDINGS_SHOWN]]
     if len(found) > len(notes):
