@@ -1,0 +1,68 @@
+"""
+Ranks of a model that is cut across processes: what each holds, and what all hold alike.
+
+A tensor-parallel rank holds a slice of each large matrix and a whole copy of what is not
+cut, such as norms. Files don't say which is which: slices of one matrix have the same name
+and shape as well. So what is the same bytes on all ranks, by the archives' checksums, is one
+tensor; all else is counted on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from modelinspect.tensors import TensorInfo
+
+__all__ = ["Merged", "Rank", "merged"]
+
+
+class Rank(NamedTuple):
+    """What one rank holds of the model."""
+
+    label: str
+    """Stands before its names, e.g. ``mp_rank_00``."""
+    rows: Sequence[TensorInfo]
+    sums: Mapping[str, int]
+    """Key of a storage to the checksum of its bytes."""
+
+
+class Merged(NamedTuple):
+    """The rows of all ranks, each tensor once."""
+
+    rows: list[TensorInfo]
+    copies: list[TensorInfo]
+    """What further ranks hold of tensors that are the same on all of them."""
+    alike: int
+    """Tensors that are the same on all ranks."""
+
+
+def merged(ranks: Sequence[Rank]) -> Merged:
+    """
+    Put ranks together; names begin with the rank's label where there are several.
+
+    Args:
+        ranks: Those that hold slices of the same layers.
+    """
+    if len(ranks) == 1:
+        return Merged(list(ranks[0].rows), [], 0)
+    sums = [dict(_checksums(rank)) for rank in ranks]
+    alike = {name for name, found in sums[0].items() if all(other.get(name) == found for other in sums[1:])}
+    rows: list[TensorInfo] = []
+    copies: list[TensorInfo] = []
+    for place, rank in enumerate(ranks):
+        for row in rank.rows:
+            named = row._replace(name=f"{rank.label}.{row.name}")
+            (copies if place and row.name in alike else rows).append(named)
+    return Merged(rows, copies, len(alike))
+
+
+def _checksums(rank: Rank) -> Iterable[tuple[str, tuple[object, ...]]]:
+    """Name, and what has to be equal, of each tensor that is all of its storage."""
+    for row in rank.rows:
+        storage = row.storage
+        if storage is None or row.parts or not row.is_contiguous or row.nbytes != storage.nbytes:
+            continue
+        found = rank.sums.get(storage.key)
+        if found is not None:
+            yield row.name, (row.shape, row.dtype, storage.nbytes, found)
