@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import command
@@ -243,7 +244,9 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 def test_broken_headers_have_their_sentences(case: str, opened: Read) -> None:
     """Numpy refuses each of these, too."""
     raw, expected = BROKEN[case]
-    with pytest.raises((ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError)):
+    with pytest.raises(
+        (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, TokenError)
+    ):
         np.lib.format.read_array(io.BytesIO(raw))
     with pytest.raises(CheckpointError) as caught:
         opened(raw)
