@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from gguf_bytes import STRING, Gguf, Tensor
 from safetensors.torch import save_file
 
+from modelinspect.dtypes import BY_GGML
 from modelinspect.errors import DamagedFileError, ModelInspectError, UnrecognisedFileError
 from modelinspect.readers.registry import FORMATS, open_checkpoint
 from modelinspect.tensors import Checkpoint
@@ -36,6 +38,7 @@ def small() -> StateDict:
         "empty": torch.zeros(0, 4),
         "mask": torch.tensor([True, False]),
         "tiny": torch.zeros(5, dtype=torch.float8_e4m3fn),
+        "tensor": torch.arange(4, dtype=torch.float64),
     }
 
 
@@ -58,6 +61,33 @@ def script(tensors: StateDict, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(root), path)
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor."""
+    return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy()) if tensor.numel() else b""
+
+
+def gguf(tensors: StateDict, path: Path) -> None:
+    """GGUF of the data types that it shares with torch."""
+    numbers = {dtype.name: number for number, dtype in BY_GGML.items()}
+    rows = [
+        Tensor(name, tuple(t.shape), numbers[str(t.dtype).removeprefix("torch.")], raw(t))
+        for name, t in tensors.items()
+    ]
+    path.write_bytes(Gguf().file([("general.architecture", STRING, "llama")], rows))
+
+
+def one_array(tensors: StateDict, path: Path) -> None:
+    """The one array that a file of NumPy's holds."""
+    with path.open("wb") as file:
+        np.save(file, [*tensors.values()][-1].numpy())
+
+
+def arrays(tensors: StateDict, path: Path) -> None:
+    """A NumPy archive."""
+    with path.open("wb") as file:
+        np.savez(file, **{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
 class Writer(NamedTuple):
@@ -83,6 +113,10 @@ WRITERS: dict[str, Writer] = {
     "torch-zip": Writer(".pt", torch.save),
     # It has no storage class for the data types of later years.
     "torch-legacy": Writer(".pth", legacy, lacks=("tiny",)),
+    # A cut in the padding at the end takes nothing away.
+    "gguf": Writer(".gguf", gguf, lacks=("mask", "tiny"), says_where_it_ends=False),
+    "npy": Writer(".npy", one_array, lacks=tuple(name for name in small() if name != "tensor")),
+    "npz": Writer(".npz", arrays, lacks=("block.0.bias", "tiny")),
     "torchscript": Writer(".jit", script, lacks=("tiny",)),
 }
 

@@ -215,6 +215,7 @@ def header(descr: str = "'<f4'", fortran: str = "False", shape: str = "(2,)") ->
     return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
 
 
+NUMPYS = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, TokenError)
 BROKEN: dict[str, tuple[bytes, str]] = {
     "version 4": (npy(header(), b"\4\0"), "version 4.0"),
     "a long header": (npy("x" * 20_000), "limit: 10,000"),
