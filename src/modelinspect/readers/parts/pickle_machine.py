@@ -32,6 +32,7 @@ from modelinspect.readers.parts.pickle_symbols import (
     Pickle,
     PickledDict,
     PickledSet,
+    PlacedBytes,
 )
 
 __all__ = ["Feed", "read_pickle"]
@@ -39,6 +40,8 @@ __all__ = ["Feed", "read_pickle"]
 # Limits on what a pickle may claim. An honest one stays far below all of them.
 MAX_TEXT_BYTES = 1 << 20
 """Longer texts and byte strings are passed over; their place is kept as a Blob."""
+MIN_PLACED_BYTES = 8
+"""Of byte strings that are kept with their place; of shorter ones there may be very many."""
 MAX_LINE_BYTES = 1 << 16
 """Of the opcodes that end with a line feed: names, decimal numbers, quoted texts."""
 MAX_NAME_BYTES = 1 << 12
@@ -141,6 +144,8 @@ class _NeedMoreError(Exception):
 
 
 _UNSET: Any = object()
+_ARRAY_STATE = 5
+"""Length of the state of a NumPy array: version, shape, type, order, numbers."""
 _NAMES = {"text": "a text", "bytes": "a byte string", "integer": "an integer"}
 
 # Opcodes with arguments of fixed size, to tell an early end from an empty stack.
@@ -167,6 +172,8 @@ class _Machine:
         self.calls: list[Call] = []
         self.pids: list[PersistentId] = []
         self.findings: list[Finding] = []
+        self.last_bytes: tuple[Any, int, int] = (None, 0, 0)
+        """The byte string, or text of Python 2, that was read last: itself, its place and length."""
         self.protocol = 0
         self.frame_end = 0
         self.begin = begin
@@ -565,7 +572,9 @@ class _Machine:
 
     def _old_text(self, begin: int, length: int) -> int:
         raw, end = self._slice("text", begin, length)
-        self.stack.append(_python2_text(raw) if isinstance(raw, bytes) else raw)
+        text = _python2_text(raw) if isinstance(raw, bytes) else raw
+        self.stack.append(text)
+        self.last_bytes = text, self.feed.base + begin, length
         return end
 
     def _binunicode8(self, pos: int) -> int:
@@ -584,7 +593,13 @@ class _Machine:
 
     def _bytes(self, begin: int, length: int) -> int:
         raw, end = self._slice("bytes", begin, length)
+        position = self.feed.base + begin
+        if length >= MIN_PLACED_BYTES and isinstance(raw, bytes):
+            raw = PlacedBytes(raw)
+            raw.position = position
+            self.room -= 3
         self.stack.append(raw)
+        self.last_bytes = raw, position, length
         return end
 
     def _list(self, pos: int) -> int:
@@ -659,6 +674,11 @@ class _Machine:
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is Call:
+            if type(state) is tuple and len(state) == _ARRAY_STATE and state[-1] is self.last_bytes[0]:
+                # An array's numbers: of texts and short byte strings only the place is of use.
+                _, position, length = self.last_bytes
+                if type(state[-1]) in (str, bytes):
+                    state = (*state[:-1], Blob("bytes", length, position))
             target.grown().states.append(state)
             self.room -= 3
         else:

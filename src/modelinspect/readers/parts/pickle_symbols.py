@@ -23,6 +23,7 @@ __all__ = [
     "Pickle",
     "PickledDict",
     "PickledSet",
+    "PlacedBytes",
 ]
 
 
@@ -164,6 +165,13 @@ class Blob:
 
     def __repr__(self) -> str:
         return f"<{self.kind} of {self.nbytes:,} bytes>"
+
+
+class PlacedBytes(bytes):
+    """A byte string that is kept, and where it begins: numbers of an array lie there."""
+
+    position: int
+    """Byte of the record."""
 
 
 class Extension:
