@@ -68,6 +68,7 @@ def assemble(
         globals=names,
         notes=(*sections.notes, *foreign_note(names), *finding_notes(pickles), *notes),
         optimizers=sections.optimizers,
+        facts={"pickle protocol": str(main.protocol)},
     )
     return _as_its_framework_has_it(found, main)
 
