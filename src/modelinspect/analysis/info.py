@@ -391,26 +391,36 @@ def _optimizer(section: str, table: ParameterTable, said: OptimizerState) -> Opt
 
 # -------------------------------------------------------------------- largest
 
+_FEWEST = 3
+"""Tensors that are put together; as many as a table of parameters folds."""
 _DIGITS = re.compile(r"[0-9]+")
 
 
 def _largest(table: ParameterTable) -> tuple[LargestTensors, ...]:
+    groups = list(_alike(table))
+    sizes = [sum(tensor.nbytes for tensor in tensors) for tensors in groups]
+    whole = sum(sizes)
+    order = sorted(range(len(groups)), key=lambda place: -sizes[place])
+    return tuple(
+        LargestTensors(
+            tuple(tensor.name for tensor in groups[place]),
+            groups[place][0].shape,
+            groups[place][0].dtype.name,
+            sum(tensor.logical_numel for tensor in groups[place]),
+            sizes[place],
+            sizes[place] / whole,
+        )
+        for place in order[:MOST_LARGEST]
+    )
+
+
+def _alike(table: ParameterTable) -> Iterator[list[TensorInfo]]:
+    """Tensors by all that has to be equal in a block; a block has three or more."""
     tied_to = table.tied_to
     groups: dict[tuple[str, tuple[int, ...], str], list[TensorInfo]] = {}
     for tensor in table:
         if tensor.name not in tied_to and tensor.nbytes:
             key = (_DIGITS.sub("0", tensor.name), tensor.shape, tensor.dtype.name)
             groups.setdefault(key, []).append(tensor)
-    sizes = {key: sum(tensor.nbytes for tensor in tensors) for key, tensors in groups.items()}
-    whole = sum(sizes.values())
-    return tuple(
-        LargestTensors(
-            tuple(tensor.name for tensor in groups[key]),
-            key[1],
-            key[2],
-            sum(tensor.logical_numel for tensor in groups[key]),
-            sizes[key],
-            sizes[key] / whole,
-        )
-        for key in sorted(sizes, key=lambda key: -sizes[key])[:MOST_LARGEST]
-    )
+    for tensors in groups.values():
+        yield from [tensors] if len(tensors) >= _FEWEST else ([tensor] for tensor in tensors)

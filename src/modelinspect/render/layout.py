@@ -352,7 +352,7 @@ def _card_role(line: Line, index: int) -> str:
 
 def _text_line(label: tuple[str, str], text: str, role: str, width: int | None) -> Iterator[Spans]:
     left = display_width(label[0]) + len(GAP)
-    first, *more = wrap(text, None if width is None else max(_LEAST_NAME, width - left), hang=0)
+    first, *more = wrap(text, None if width is None else max(_LEAST_NAME, width - left))
     yield _joined([label, (first, role)])
     yield from ([(" " * left + further, role)] for further in more)
 
