@@ -15,7 +15,7 @@ from types import TracebackType
 
 from modelinspect.errors import DamagedFileError, RefusedError, TargetError, visible
 
-__all__ = ["ByteSource", "LocalFile", "open_local"]
+__all__ = ["ByteSource", "LocalFile", "Unpacked", "Window", "open_local"]
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -36,6 +36,9 @@ class ByteSource:
     size: int
     """Bytes in all."""
     bytes_read: int
+    base: int | None = 0
+    """Where the first byte lies in the file at :attr:`path`; None where that doesn't hold the
+    bytes as they are."""
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
@@ -133,6 +136,44 @@ class LocalFile(ByteSource):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+class Window(ByteSource):
+    """
+    A part of another source, read as if it were a file of its own.
+
+    Args:
+        outer: Its reads are counted there.
+        begin: First byte of the part.
+        size: Bytes of the part.
+
+    Raises:
+        DamagedFileError: The other source ends before.
+    """
+
+    def __init__(self, outer: ByteSource, begin: int, size: int) -> None:
+        if begin < 0 or size < 0 or begin + size > outer.size:
+            raise outer.truncated(begin, size, "a part")
+        super().__init__(outer.path, size)
+        self.base = None if outer.base is None else outer.base + begin
+        self._outer = outer
+        self._begin = begin
+
+    def _fetch(self, offset: int, n: int) -> bytes:
+        return self._outer.read(self._begin + offset, n)
+
+
+class Unpacked(ByteSource):
+    """Bytes in memory, which the file at *path* holds in another form."""
+
+    base = None
+
+    def __init__(self, path: str, raw: bytes) -> None:
+        super().__init__(path, len(raw))
+        self._raw = raw
+
+    def _fetch(self, offset: int, n: int) -> bytes:
+        return self._raw[offset : offset + n]
 
 
 def open_local(path: str) -> LocalFile:
