@@ -1,0 +1,59 @@
+"""
+Fuzzing guided by coverage: ``python tests/fuzz/fuzz.py TARGET [--seconds N]``.
+
+Runs one parser of ``fuzz_targets`` on inputs that libFuzzer makes of the corpus, until the time is over
+or something other than an error of ours is raised, takes more than five seconds or more than 300 MB. What
+it found new is kept under ``.cache/fuzz/TARGET``; what broke something belongs into ``tests/fuzz/corpus``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "fuzz"
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+
+def main() -> None:
+    """Parse the command line, instrument the parsers, fuzz."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--max-len", type=int, default=4096, help="bytes of an input")
+    asked = parser.parse_args()
+    import atheris
+
+    with atheris.instrument_imports(include=["modelinspect"]):
+        import fuzz_targets
+
+        if asked.target not in fuzz_targets.TARGETS:
+            parser.error(f"targets: {', '.join(fuzz_targets.TARGETS)}")
+        fuzz_targets.run(asked.target, b"")
+    import seeds
+
+    seeds.write(CACHE / "seeds")
+    found = CACHE / asked.target
+    found.mkdir(parents=True, exist_ok=True)
+    kept = ROOT / "tests" / "fuzz" / "corpus" / asked.target
+    options = [
+        f"-max_total_time={asked.seconds}",
+        f"-max_len={asked.max_len}",
+        "-timeout=5",
+        "-rss_limit_mb=600",  # instrumented, with what libFuzzer itself holds
+        f"-artifact_prefix={found}{os.sep}",
+        "-print_final_stats=1",
+        f"-dict={ROOT / 'tests' / 'fuzz' / 'words.dict'}",
+    ]
+    folders = [str(place) for place in (found, kept, CACHE / "seeds" / asked.target) if place.is_dir()]
+    atheris.Setup([sys.argv[0], *options, *folders], lambda data: fuzz_targets.run(asked.target, data))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
