@@ -15,11 +15,9 @@ from modelinspect.errors import UnknownAnswerError, UsageError
 from modelinspect.render.output import Terminal, write_sheets
 from modelinspect.render.sheet import Sheet
 from modelinspect.render.summaries import summary_text
-from modelinspect.render.views.checkpoint import checkpoint_sheet
 from modelinspect.render.views.count import count_card, count_number, count_rows
 from modelinspect.render.views.fit import fit_sheet
 from modelinspect.render.views.params import PARAMS_COLUMNS, TREE_COLUMNS, params_sheet
-from modelinspect.tensors import Checkpoint, FileInfo
 
 VIEWS: dict[str, Callable[[Any], list[Sheet]]] = {
     "params-regression": lambda s: [params_sheet(s.report(s.regression()))],
@@ -40,16 +38,7 @@ VIEWS: dict[str, Callable[[Any], list[Sheet]]] = {
     "count-several": lambda s: [count_rows(s.counts())],
     "count-numbers": lambda s: [count_number(s.counts())],
     "count-number": lambda s: [count_number(s.counts()[1:2], "bytes")],
-    "checkpoint": lambda s: [checkpoint_sheet(checkpoint_of(s))],
 }
-
-
-def checkpoint_of(samples: Any) -> Checkpoint:
-    """A training checkpoint with two sections."""
-    tables = {"state_dict": samples.gpt2(), "optimizer_states.0": samples.regression()}
-    files = (FileInfo("last.ckpt", 1_600_000_000, 40_000),)
-    roles = {"state_dict": "model", "optimizer_states.0": "optimizer"}
-    return Checkpoint("last.ckpt", "torch-zip", files, tables, roles, "state_dict")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -139,6 +139,8 @@ class InfoReport(Displayed):
     """Only of formats that keep them."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What its author put beside the tensors, whole."""
+    said: frozenset[str] = frozenset()
+    """Keys of the metadata that writer, architecture, epoch and step were taken from."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What the reader found out about the container."""
     loading: Loading | None = None
@@ -160,7 +162,7 @@ def checkpoint_info(checkpoint: Checkpoint, section: str | None = None) -> InfoR
     table = checkpoint.section(section)
     count = count_table(table)
     said = optimizer_remarks(checkpoint, count.unique) if table is checkpoint.table else ()
-    epoch, step = _progress(checkpoint.metadata)
+    found = _Searched(checkpoint.metadata)
     facts = dict(checkpoint.facts)
     return InfoReport(
         target=checkpoint.source,
@@ -170,19 +172,20 @@ def checkpoint_info(checkpoint: Checkpoint, section: str | None = None) -> InfoR
         files=len(checkpoint.files),
         nbytes=checkpoint.nbytes,
         bytes_read=checkpoint.bytes_read,
-        writer=", ".join(filter(None, [_writer(checkpoint.metadata), facts.pop(_WRITER, "")])),
-        architecture=_architecture(table, checkpoint.metadata),
+        writer=", ".join(filter(None, [found.writer(), facts.pop(_WRITER, "")])),
+        architecture=table.modules.get("") or found.first(_ARCHITECTURES) or facts.pop("architecture", ""),
         count=count,
         sections=tuple(_sections(checkpoint, table.section)),
         modules=_classes(table),
         quantized=_quantized(table),
         adapters=_adapters(checkpoint),
-        epoch=epoch,
-        step=step,
+        epoch=found.number(_EPOCHS),
+        step=found.number(_STEPS),
         optimizers=tuple(_optimizers(checkpoint)),
         largest=_largest(table),
         devices=_devices(checkpoint.tables.values()) if _keeps_devices(checkpoint.format) else (),
         metadata=checkpoint.metadata,
+        said=frozenset(found.said),
         facts=facts,
         loading=how_it_loads(checkpoint),
         notes=tuple(_without_what_is_said((*checkpoint.notes, *said, *count.notes))),
@@ -207,7 +210,7 @@ def table_info(table: ParameterTable) -> InfoReport:
         nbytes=0,
         bytes_read=0,
         writer="",
-        architecture=_architecture(table, {}),
+        architecture=table.modules.get("", ""),
         count=count,
         modules=_classes(table),
         quantized=_quantized(table),
@@ -296,67 +299,74 @@ def _adapters(checkpoint: Checkpoint) -> tuple[Adapter, ...]:
     return adapters(checkpoint)
 
 
+# ------------------------------------------------------- what the metadata says
+
 # Last parts of keys that name what the model is, the surest first: configurations of
 # transformers and diffusers, GGUF, training scripts of timm.
 _ARCHITECTURES = ("architectures", "_class_name", "general.architecture", "arch", "model_type")
-_INNERMOST = 2
-"""Dots in the key of a figure that is the whole file's, such as ``trainer_state.epoch``."""
-
-
-def _architecture(table: ParameterTable, metadata: Mapping[str, str]) -> str:
-    root = table.modules.get("", "")
-    return root or next(_values(metadata, _ARCHITECTURES), "")
-
-
-def _values(metadata: Mapping[str, str], wanted: Iterable[str]) -> Iterator[str]:
-    """Values of keys that end so, those with fewer dots first."""
-    keys = sorted((key for key in metadata if key.count(".") <= _INNERMOST), key=lambda key: key.count("."))
-    for end in wanted:
-        for key in keys:
-            stem = key.removesuffix(".0")
-            if (stem == end or stem.endswith(f".{end}")) and metadata[key]:
-                yield metadata[key]
-
-
 _WRITER = "written by"
 _VERSIONS = {
     "pytorch-lightning_version": "PyTorch Lightning",
     "transformers_version": "transformers",
     "_diffusers_version": "diffusers",
     "peft_version": "PEFT",
-    "sd_scripts_commit_hash": "kohya's sd-scripts",
     "ss_sd_scripts_commit_hash": "kohya's sd-scripts",
 }
 """Last part of a key that holds a library's version to that library."""
 _FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "NumPy", "mlx": "MLX"}
 """What safetensors' callers put under ``format``."""
-
-
-def _writer(metadata: Mapping[str, str]) -> str:
-    for end, library in _VERSIONS.items():
-        version = next(_values(metadata, [end]), "")
-        if version:
-            return f"{library} {version}"
-    return _FRAMEWORKS.get(metadata.get("format", ""), "")
-
-
-# ------------------------------------------------------------------- training
-
 _EPOCHS = ("epoch", "current_epoch")
 _STEPS = ("global_step", "iteration", "iter", "iter_num", "num_updates", "step", "steps", "global_steps")
 _SETTINGS = ("hyper_parameters.", "hparams.", "args.", "config.", "cfg.", "opt.", "options.", "adapter.")
 """What was asked of the training, rather than how far it got."""
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_INNERMOST = 2
+"""Dots in the key of an entry that is of the whole file, such as ``trainer_state.epoch``."""
 
 
-def _progress(metadata: Mapping[str, str]) -> tuple[str, str]:
-    """Epoch and step as a training script saved them, or nothing."""
-    kept = {key: value for key, value in metadata.items() if not key.startswith(_SETTINGS)}
-    epoch, step = (
-        next((value for value in _values(kept, ends) if _NUMBER.fullmatch(value[:40])), "")
-        for ends in (_EPOCHS, _STEPS)
-    )
-    return epoch, step
+class _Searched:
+    """Metadata in which known entries are looked up, and which keys were of use."""
+
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = metadata
+        keys = [key for key, text in metadata.items() if text and key.count(".") <= _INNERMOST]
+        # Those of the whole file before those of a part of it.
+        self._keys = sorted(keys, key=lambda key: key.count("."))
+        self.said: set[str] = set()
+
+    def first(self, ends: Iterable[str]) -> str:
+        """The value of the first key that ends so, else nothing."""
+        return self._value(ends, lambda key: True)  # noqa: ARG005
+
+    def number(self, ends: Iterable[str]) -> str:
+        """The same of keys that are no settings, where it is a number."""
+        metadata = self._metadata
+        return self._value(
+            ends,
+            lambda key: not key.startswith(_SETTINGS) and _NUMBER.fullmatch(metadata[key][:40]) is not None,
+        )
+
+    def writer(self) -> str:
+        """Library and version, else the framework that safetensors was called from."""
+        for end, library in _VERSIONS.items():
+            version = self.first([end])
+            if version:
+                return f"{library} {version}"
+        framework = _FRAMEWORKS.get(self._metadata.get("format", ""), "")
+        self.said.update(["format"] if framework else [])
+        return framework
+
+    def _value(self, ends: Iterable[str], is_wanted: Callable[[str], bool]) -> str:
+        for end in ends:
+            for key in self._keys:
+                stem = key.removesuffix(".0")
+                if (stem == end or stem.endswith(f".{end}")) and is_wanted(key):
+                    self.said.add(key)
+                    return self._metadata[key]
+        return ""
+
+
+# ------------------------------------------------------------------- training
 
 
 def _optimizers(checkpoint: Checkpoint) -> Iterator[OptimizerInfo]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from modelinspect.analysis.count import CountReport
 from modelinspect.analysis.fit import FitReport
 from modelinspect.analysis.gradients import GradientsReport
+from modelinspect.analysis.info import InfoReport, checkpoint_info
 from modelinspect.analysis.listing import ParamsReport, total
 from modelinspect.analysis.runs import RunsReport
 from modelinspect.render.folding import fold
 from modelinspect.render.sheet import Sheet
-from modelinspect.render.views.checkpoint import checkpoint_sheet
 from modelinspect.render.views.count import count_card
 from modelinspect.render.views.fit import fit_sheet
 from modelinspect.render.views.grads import grads_sheet, runs_sheet
+from modelinspect.render.views.info import info_card
 from modelinspect.render.views.params import params_sheet
 from modelinspect.render.views.transplant import transplant_sheet
 from modelinspect.tensors import Checkpoint, ParameterTable
@@ -44,8 +45,10 @@ def sheets_of(report: object) -> tuple[Sheet, ...]:
         sheets = (runs_sheet(report),)
     elif isinstance(report, Plan):
         sheets = (transplant_sheet(report, for_people=True),)
+    elif isinstance(report, InfoReport):
+        sheets = (info_card(report),)
     elif isinstance(report, Checkpoint):
-        sheets = (checkpoint_sheet(report),)
+        sheets = (info_card(checkpoint_info(report)),)
     elif isinstance(table := _table_of(report), ParameterTable):
         tied_to = table.tied_to
         totals = total(table.tensors, tied_to)

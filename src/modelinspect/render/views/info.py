@@ -42,6 +42,8 @@ __all__ = ["info_card", "info_fields", "info_records"]
 _LONGEST = 160
 """Characters of one text on a card; JSON and plain hold it whole."""
 _MOST_METADATA = 12
+_SHORT = 60
+"""Characters of an entry that shares its line with others."""
 _MOST_SECTIONS = 8
 _MOST_NAMES = 6
 """Of classes, devices, targets of an adapter, names that a loader refuses."""
@@ -55,7 +57,7 @@ def info_card(report: InfoReport) -> Sheet:
     """
     lines = [
         *_container(report),
-        *_texts("model", [report.architecture]),
+        *_texts("model", [_cut(report.architecture)]),
         *_count(report),
         *_texts("modules", [_several(report.modules)]),
         *(_quantized(report)),
@@ -65,7 +67,7 @@ def info_card(report: InfoReport) -> Sheet:
         *_texts("optimizer", map(_optimizer, report.optimizers)),
         *_texts("largest", _largest(report)),
         *_texts("devices", [_devices(report)]),
-        *_texts("metadata", _metadata(report.metadata)),
+        *_texts("metadata", _metadata(report)),
         *_loading(report.loading),
     ]
     section = report.count.section
@@ -107,9 +109,9 @@ def _container(report: InfoReport) -> Iterator[Line]:
         yield from _texts("written by", [_cut(report.writer)])
         files = f"{_counted(report.files, 'file')}, {short_bytes(report.bytes_read)} read for this"
         yield Line("size", report.nbytes, "bytes", remark=files)
-    for key, text in report.facts.items():
-        if (key, text) not in _USUAL:
-            yield Line(_cut(key, 30), _cut(text), "text")
+    facts = [f"{_cut(key, 30)} {_cut(text, 60)}" for key, text in report.facts.items()
+             if (key, text) not in _USUAL]  # fmt: skip
+    yield from _texts("container", [" · ".join(facts)])
 
 
 _USUAL = {
@@ -133,7 +135,8 @@ def _count(report: InfoReport) -> Iterator[Line]:
             or (line.label == "trainable" and count.trainable == count.unique)
         )
         if not dull:
-            yield line._replace(remark=_cut(line.remark, 2 * _LONGEST))
+            label = "parameters" if line.label == "unique parameters" else line.label
+            yield line._replace(label=label, remark=_cut(line.remark, 2 * _LONGEST))
 
 
 def _quantized(report: InfoReport) -> Iterator[Line]:
@@ -219,16 +222,17 @@ def _optimizer(optimizer: OptimizerInfo) -> str:
 
 
 def _largest(report: InfoReport) -> Iterator[str]:
+    """Share, names, shape; the data type where it is not the one that most bytes have."""
+    usual = report.count.dtypes[0].dtype if report.count.dtypes else ""
     rows = [
         (
-            short_bytes(each.nbytes),
             ratio_text(each.share),
-            f"{_folded_in_one(each)}  {shape_text(each.shape)}"
-            + (f" {each.dtype}" if len(report.count.dtypes) > 1 else ""),
+            f"{_folded_in_one(each)} {shape_text(each.shape)}"
+            + (f" {each.dtype}" if each.dtype != usual else ""),
         )
         for each in report.largest
     ]
-    yield from _aligned(rows, right=(0, 1))
+    yield from _aligned(rows, right=(0,))
 
 
 def _folded_in_one(tensors: LargestTensors) -> str:
@@ -257,10 +261,20 @@ def _devices(report: InfoReport) -> str:
     return _and_more(shown, len(devices))
 
 
-def _metadata(metadata: Mapping[str, str]) -> Iterator[str]:
-    entries = list(metadata.items())[:_MOST_METADATA]
-    yield from (f"{_cut(key, 60)}: {_cut(text)}" for key, text in entries)
-    yield from _rest(len(metadata) - len(entries), "entries")
+def _metadata(report: InfoReport) -> Iterator[str]:
+    """The first entries that no line above has said, short ones together."""
+    unsaid = [(key, text) for key, text in report.metadata.items() if key not in report.said]
+    entries = [f"{_cut(key, 60)}={_cut(text)}" for key, text in unsaid[:_MOST_METADATA]]
+    together: list[str] = []
+    for entry in entries:
+        if len(entry) <= _SHORT:
+            together.append(entry)
+            continue
+        yield " · ".join(together)
+        yield entry
+        together = []
+    yield " · ".join(together)
+    yield from _rest(len(unsaid) - len(entries), "entries")
 
 
 _ANSWERS: Mapping[Verdict, tuple[str, str]] = {
@@ -279,7 +293,7 @@ def _loading(loading: Loading | None) -> Iterator[Line]:
     names = _and_more([_cut(name, 80) for name in loading.names[:_MOST_NAMES]], len(loading.names))
     call = f"{loading.call}: " if loading.call else ""
     said = f"{call}{loading.reason}{' ' if names else ''}{names}"
-    yield Line("executes code", f"{answer} · {said}", "status", remark=status)
+    yield Line("runs code", f"{answer} · {said}", "status", remark=status)
     yield from _texts("", loading.beside)
 
 
