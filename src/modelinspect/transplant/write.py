@@ -116,6 +116,12 @@ def write_plan(
         return run.write(most, _texts(plan, metadata or {}))
 
 
+_OF_THE_FOLDER = (
+    "index.", "config.", "adapter.", "trainer.", "pipeline.", "scheduler.", "training_args.",
+)  # fmt: skip
+"""What files beside the weights say; they are not copied, so neither is that."""
+
+
 def _texts(plan: Plan, metadata: Mapping[str, str]) -> dict[str, str]:
     """The source's metadata, without what is true of its own names and files only."""
     from importlib.metadata import version
@@ -123,7 +129,7 @@ def _texts(plan: Plan, metadata: Mapping[str, str]) -> dict[str, str]:
     kept = {
         key: value
         for key, value in metadata.items()
-        if not key.startswith("index.") and (value not in plan.source or key in plan.source)
+        if not key.startswith(_OF_THE_FOLDER) and (value not in plan.source or key in plan.source)
     }
     origin = visible(os.path.basename(plan.source.source.rstrip("/")))
     return {"format": "pt", **kept, ORIGIN: f"{origin} (modelinspect {version('modelinspect')})"}

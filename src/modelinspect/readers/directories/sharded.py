@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from modelinspect.errors import DamagedFileError, LimitError, TargetError, visible
+from modelinspect.readers.directories.beside import is_beside, with_configurations, with_training
 from modelinspect.readers.parts.inside import inside
 from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
@@ -25,7 +26,7 @@ from modelinspect.readers.registry import FORMATS, open_file
 from modelinspect.readers.source import open_local
 from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Role, TensorInfo
 
-__all__ = ["read_entries", "read_index"]
+__all__ = ["has_weights", "read_entries", "read_index"]
 
 MAX_INDEX_BYTES = 200_000_000
 MAX_SHARDS = 10_000
@@ -34,12 +35,15 @@ MAX_SHARDS = 10_000
 _USUAL_STEMS = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model", "consolidated")
 _USUAL_SUFFIXES = (".safetensors.index.json", ".safetensors", ".bin.index.json", ".bin", ".pt", ".pth")
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<suffix>\.[A-Za-z]+)")
+_STEP = re.compile(r"(checkpoint|epoch|step|iter)[-_=]?\d")
 _SUFFIXES = tuple({suffix for row in FORMATS for suffix in row.suffixes})
 
 
 def read_entries(folder: str, entries: Sequence[str], target: str) -> Checkpoint:
     """
     The checkpoint that a folder of weights holds: its index, its shards or its one file.
+
+    What lies beside them, configurations and the state of a training, is read as well.
 
     Args:
         folder: Its path.
@@ -50,9 +54,9 @@ def read_entries(folder: str, entries: Sequence[str], target: str) -> Checkpoint
         TargetError: It holds none, or several and no usual name among them.
         RefusedError: A link leads out of it.
     """
-    name, others = _choose(entries, target)
+    name, others = _choose(folder, entries, target)
     if name.endswith(".index.json"):
-        found = read_index(os.path.join(folder, name), target)
+        found = _read_index(os.path.join(folder, name), target)
     elif (shard := _SHARD_NAME.fullmatch(name)) is not None:
         found = _without_index(folder, entries, shard, target)
     else:
@@ -62,12 +66,23 @@ def read_entries(folder: str, entries: Sequence[str], target: str) -> Checkpoint
     if others:
         listed = ", ".join(visible(other) for other in others[:4]) + (", …" if len(others) > 4 else "")
         found = replace(found, notes=(*found.notes, f"the folder also holds {listed}"))
-    return found
+    if not is_beside(name):
+        found = with_training(found, folder, entries, target)
+    return with_configurations(found, folder, entries, target)
 
 
-def _choose(entries: Sequence[str], target: str) -> tuple[str, list[str]]:
+def has_weights(entries: Sequence[str]) -> bool:
+    """Is there a file of weights among the names?"""
+    return any(
+        entry.lower().endswith((*_SUFFIXES, ".index.json")) and not is_beside(entry) for entry in entries
+    )
+
+
+def _choose(folder: str, entries: Sequence[str], target: str) -> tuple[str, list[str]]:
     """The entry to read, and what else could have been read."""
     weights = [entry for entry in entries if entry.lower().endswith((*_SUFFIXES, ".index.json"))]
+    # What a training leaves beside its weights is read with them, or where there is nothing else.
+    weights = [entry for entry in weights if not is_beside(entry)] or weights
     usual = [stem + suffix for suffix in _USUAL_SUFFIXES for stem in _USUAL_STEMS]
     chosen = next((name for name in usual if name in weights), None)
     chosen = chosen or next((name for name in weights if name.endswith(".index.json")), None)
@@ -79,12 +94,12 @@ def _choose(entries: Sequence[str], target: str) -> tuple[str, list[str]]:
     if chosen is None and len(single) == 1:
         chosen = single[0]
     if chosen is None:
-        _nothing_chosen(entries, weights, target)
+        _nothing_chosen(folder, entries, weights, target)
     others = [name for name in single if name != chosen]
     return chosen, others
 
 
-def _nothing_chosen(entries: Sequence[str], weights: list[str], target: str) -> NoReturn:
+def _nothing_chosen(folder: str, entries: Sequence[str], weights: list[str], target: str) -> NoReturn:
     if weights:
         listed = tuple(visible(os.path.join(target, name)) for name in weights[:12])
         raise TargetError(
@@ -98,18 +113,31 @@ def _nothing_chosen(entries: Sequence[str], weights: list[str], target: str) -> 
     raise TargetError(
         f"{visible(target)} is a directory that holds no checkpoint",
         details=(f"it holds: {seen}", f"looked for: *.index.json, {', '.join(f'*{s}' for s in _SUFFIXES)}"),
+        hint=_deeper(folder, entries, target),
     )
+
+
+def _deeper(folder: str, entries: Sequence[str], target: str) -> str | None:
+    """The last folder in the folder that is named as a training names its steps."""
+    steps = [name for name in entries if _STEP.search(name) and os.path.isdir(os.path.join(folder, name))]
+    return f"name one of its folders, e.g. {visible(os.path.join(target, steps[-1]))}" if steps else None
 
 
 def read_index(path: str, target: str) -> Checkpoint:
     """
-    The checkpoint that an index file describes.
+    The checkpoint that an index file describes, with the configurations beside it.
 
     Raises:
         DamagedFileError: The index is not one, a shard is missing, or a shard lacks a
             tensor that the index promises.
         RefusedError: A shard's name or link leads out of the folder.
     """
+    folder = os.path.dirname(path) or "."
+    found = _read_index(path, target)
+    return with_configurations(found, folder, os.listdir(folder), target)
+
+
+def _read_index(path: str, target: str) -> Checkpoint:
     folder = os.path.dirname(path) or "."
     real = inside(folder, os.path.basename(path), target) if os.path.islink(path) else path
     document, nbytes = _load_json(real, target)

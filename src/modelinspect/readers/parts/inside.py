@@ -14,6 +14,9 @@ from modelinspect.errors import RefusedError, visible
 
 __all__ = ["inside"]
 
+_MAX_BELOW_SNAPSHOT = 3
+"""Folders in each other: ``snapshots/<revision>/text_encoder``."""
+
 
 def inside(folder: str, name: str, target: str) -> str:
     """
@@ -30,14 +33,25 @@ def inside(folder: str, name: str, target: str) -> str:
     plain = name and not os.path.isabs(name) and ".." not in name.split("/") and _is_encodable(name)
     real = os.path.realpath(os.path.join(folder, name)) if plain else ""
     allowed = [os.path.realpath(folder)]
-    if os.path.basename(os.path.dirname(allowed[0])) == "snapshots":
-        allowed.append(os.path.join(os.path.dirname(os.path.dirname(allowed[0])), "blobs"))
+    blobs = _blobs_of(allowed[0])
+    if blobs is not None:
+        allowed.append(blobs)
     if not any(real.startswith(place.rstrip("/") + "/") for place in allowed):
         raise RefusedError(
             f"{visible(target)} names a file outside its folder: {visible(name)!r}",
             details=("a shard is a plain name inside the folder, and so is what it links to",),
         )
     return real
+
+
+def _blobs_of(folder: str) -> str | None:
+    """The ``blobs/`` of the cache that a folder below ``snapshots/<revision>/`` lies in."""
+    for _ in range(_MAX_BELOW_SNAPSHOT):
+        above = os.path.dirname(folder)
+        if os.path.basename(above) == "snapshots":
+            return os.path.join(os.path.dirname(above), "blobs")
+        folder = above
+    return None
 
 
 def _is_encodable(name: str) -> bool:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from modelinspect.errors import visible
 from modelinspect.readers.parts.pickle_entries import is_mapping, plain_columns
-from modelinspect.readers.parts.pickle_symbols import Call, Pickle, PickledDict
+from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, PickledDict
 from modelinspect.readers.parts.tensor_walk import TensorWalk
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader
 from modelinspect.tensors import OptimizerState, ParameterTable, Role
@@ -29,10 +29,13 @@ MAX_OPTIMIZER_KEYS = 20
 """Of an optimizer's state_dict: it has two, subclasses add a few."""
 MAX_SECTION_WORD = 80
 """Characters of one word of a section's name, and of a word that may tell a role."""
-MAX_METADATA = 100
+MAX_METADATA = 400
+MAX_METADATA_DEPTH = 2
 MAX_METADATA_PLACES = 10_000
 """Dictionaries to look for them in."""
 MAX_METADATA_TEXT = 200
+_FIRST_FIELDS = 32
+"""Of an object, among which a module has its submodules."""
 
 _HOW_OF_ROLE = {
     "model": BARE,
@@ -271,11 +274,11 @@ def _metadata(root: Any) -> dict[str, str]:
     seen: set[int] = set()
     while pending and len(seen) < MAX_METADATA_PLACES:
         prefix, symbol = pending.popleft()
-        if id(symbol) in seen or not is_mapping(symbol):
+        if id(symbol) in seen:
             continue
         seen.add(id(symbol))
-        for key, value in zip(symbol.flat[::2], symbol.flat[1::2]):
-            if type(value) is Call and value.more is None:
+        for key, value in _fields(symbol):
+            if type(value) is Call and value.more is None and not _is_member(value):
                 continue  # a tensor: most are
             if type(key) is not str or len(prefix) + len(key) > MAX_METADATA_TEXT:
                 continue
@@ -285,20 +288,53 @@ def _metadata(root: Any) -> dict[str, str]:
                 if len(found) == MAX_METADATA:
                     return found
             elif (
-                prefix.count(".") < 2
+                prefix.count(".") < MAX_METADATA_DEPTH
                 and len(pending) < MAX_METADATA_PLACES
-                and is_mapping(value)
+                and type(value) in (PickledDict, Call)
                 and _may_hold_scalars(key)
             ):
                 pending.append((f"{prefix}{key}.", value))
     return found
 
 
+def _fields(symbol: Any) -> Iterator[tuple[Any, Any]]:
+    """Entries of a dictionary; of another object, such as a script's arguments, its attributes."""
+    if is_mapping(symbol):
+        return zip(symbol.flat[::2], symbol.flat[1::2])
+    state = symbol.states[-1] if type(symbol) is Call and symbol.states else None
+    if type(state) is not PickledDict or "_modules" in state.flat[: 2 * _FIRST_FIELDS : 2]:
+        return iter(())
+    return zip(state.flat[::2], state.flat[1::2])
+
+
 def _may_hold_scalars(label: str) -> bool:
     return _role_of(label) in (None, "other")
 
 
+def _is_member(value: Call) -> bool:
+    """One of an enumeration's, as transformers' and DeepSpeed's settings have them; or a device."""
+    func, args = value.func, value.args
+    return (
+        type(func) is Global
+        and func.meaning is None
+        and type(args) is tuple
+        and len(args) == 1
+        and type(args[0]) in (str, int)
+    )
+
+
 def _scalar(value: Any) -> str | None:
+    if type(value) is Call and value.more is None and _is_member(value):
+        value = value.args[0]
     if type(value) is str:
         return value if len(value) <= MAX_METADATA_TEXT else None
+    if type(value) is Call and _is_number(value):
+        from modelinspect.readers.parts.numpy_arrays import scalar_text
+
+        return scalar_text(value)
     return str(value) if type(value) in (int, float, bool) else None
+
+
+def _is_number(call: Call) -> bool:
+    """Is it one of NumPy's, ``numpy._core.multiarray.scalar(...)``?"""
+    return type(call.func) is Global and call.func.name == "scalar"
