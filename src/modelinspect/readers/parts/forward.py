@@ -88,6 +88,34 @@ class Forward:
         self.at = at + form.size
         return form.unpack_from(self.held, at)
 
+    def varint(self) -> int:
+        """The next number of a protocol buffer: seven bits a byte, the lowest first."""
+        value = shift = 0
+        while shift < 70:
+            at = self.at
+            if at >= len(self.held):
+                at = self.need(1, "a number")
+            byte = self.held[at]
+            self.at = at + 1
+            if byte < 0x80:
+                return (value | byte << shift) & 0xFFFF_FFFF_FFFF_FFFF if shift else byte
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        raise self.damaged("a number has more than ten bytes")
+
+    def tag(self) -> tuple[int, int, int]:
+        """
+        Number and type of the next field of a protocol buffer, with its number or its length.
+
+        The value is 0 where the type is neither 0 nor 2.
+        """
+        tag = self.varint()
+        wire = tag & 7
+        value = self.varint() if wire in (0, 2) else 0
+        if wire == 2 and value > self.left:
+            raise self.source.truncated(self.position, value, f"field {tag >> 3:,}")
+        return tag >> 3, wire, value
+
     def damaged(self, reason: str) -> DamagedFileError:
         """An error that names the file and this place in it."""
         return DamagedFileError(
