@@ -31,7 +31,7 @@ from modelinspect.readers.directories.named_files import (
     opened,
     short_text,
 )
-from modelinspect.readers.directories.ranks import Rank, merged
+from modelinspect.readers.directories.ranks import Rank, merged, several_ranks
 from modelinspect.readers.parts.deepspeed_states import (
     ModelStates,
     OptimizerStates,
@@ -509,15 +509,6 @@ class _Reading:
             )
         if len(ranks) > 1:
             gathered.notes.append(several_ranks(len(ranks), alike))
-
-
-def several_ranks(ranks: int, alike: int) -> str:
-    """What is to be said of a model that is cut across ranks."""
-    what = f"{alike:,} tensors that are the same bytes on all of them, by checksum, count once"
-    return (
-        f"the model is cut across {ranks} ranks, whose slices of one name are different tensors with the "
-        f"shapes that each rank has; {what}"
-    )
 
 
 def _module(file: Opened) -> list[TensorInfo]:

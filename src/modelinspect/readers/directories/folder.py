@@ -14,7 +14,7 @@ from modelinspect.tensors import Checkpoint
 
 __all__ = ["KINDS", "read_directory"]
 
-KINDS = ("hub_cache", "dcp", "deepspeed", "megatron", "pipeline")
+KINDS = ("hub_cache", "megatron", "dcp", "deepspeed", "pipeline")
 """Modules beside this one with ``is_one(folder, entries)`` and ``read(folder, entries, target)``."""
 
 

@@ -14,7 +14,11 @@ from typing import NamedTuple
 
 from modelinspect.tensors import TensorInfo
 
-__all__ = ["Merged", "Rank", "merged"]
+__all__ = ["Merged", "Rank", "merged", "several_ranks", "tied_embeddings"]
+
+
+_FOR_HEAD = "word_embeddings_for_head.weight"
+"""What Megatron calls the copy (megatron/legacy/model/module.py)."""
 
 
 class Rank(NamedTuple):
@@ -55,6 +59,29 @@ def merged(ranks: Sequence[Rank]) -> Merged:
             named = row._replace(name=f"{rank.label}.{row.name}")
             (copies if place and row.name in alike else rows).append(named)
     return Merged(rows, copies, len(alike))
+
+
+def several_ranks(ranks: int, alike: int) -> str:
+    """What is to be said of a model that is cut across ranks."""
+    return (
+        f"the model is cut across {ranks} ranks: names begin with the rank, and shapes are those of its slices; "
+        f"{alike:,} tensors that are the same bytes on several ranks, by checksum, count once"
+    )
+
+
+def tied_embeddings(ranks: Iterable[Rank]) -> set[str]:
+    """
+    Names, with their rank, of the embeddings that the last stage of a pipeline keeps a copy of.
+    """
+    first: set[tuple[object, ...]] = set()
+    last: list[tuple[str, tuple[object, ...]]] = []
+    for rank in ranks:
+        for name, found in _checksums(rank):
+            if name.endswith("word_embeddings.weight"):
+                first.add(found)
+            elif name.endswith(_FOR_HEAD):
+                last.append((f"{rank.label}.{name}", found))
+    return {name for name, found in last if found in first}
 
 
 def _checksums(rank: Rank) -> Iterable[tuple[str, tuple[object, ...]]]:
