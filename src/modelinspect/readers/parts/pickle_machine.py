@@ -20,7 +20,7 @@ from _codecs import escape_decode
 from collections.abc import Callable
 from typing import Any, Literal
 
-from modelinspect.errors import DamagedFileError, LimitError, visible
+from modelinspect.errors import CheckpointError, DamagedFileError, LimitError, visible
 from modelinspect.readers.parts.pickle_symbols import (
     Blob,
     Call,
@@ -35,11 +35,13 @@ from modelinspect.readers.parts.pickle_symbols import (
     PlacedBytes,
 )
 
-__all__ = ["Feed", "read_pickle"]
+__all__ = ["Feed", "read_as_far", "read_pickle"]
 
 # Limits on what a pickle may claim. An honest one stays far below all of them.
 MAX_TEXT_BYTES = 1 << 20
-"""Longer texts and byte strings are passed over; their place is kept as a Blob."""
+"""Longer texts are passed over; their place is kept as a Blob."""
+MAX_KEPT_BYTES = 1 << 10
+"""The same of byte strings and of the texts of Python 2, which are bytes."""
 MIN_PLACED_BYTES = 8
 """Of byte strings that are kept with their place; of shorter ones there may be very many."""
 MAX_LINE_BYTES = 1 << 16
@@ -54,11 +56,14 @@ BYTES_PER_OBJECT = 4
 """... and one more for each of so many bytes. torch writes one for some 20 bytes."""
 MAX_STACK = 8_000_000
 MAX_FINDINGS = 100
+_MAX_KEPT = 10_000
+"""Frames, and keys that are no plain texts or numbers: further ones are passed over."""
 _MAX_BLOCKS = 1_500_000
 """Pieces of memory that a compressed pickle may fill, and two more for every byte that it
 takes in the file: the limits above, made for each byte of a pickle, would be too generous."""
 _WINDOW = 1 << 20
 _FIRST_STEP = 1 << 12
+_SMALL_STEP = 1 << 9
 
 _unpack_u16 = struct.Struct("<H").unpack_from
 _unpack_u32 = struct.Struct("<I").unpack_from
@@ -108,10 +113,13 @@ class Feed:
             raise self.damaged(begin, "it is cut off here", True)
         kept = self.data[begin - self.base :] if begin >= self.base else b""
         have = begin + len(kept)
-        step = _WINDOW if self.eager else min(_WINDOW, max(_FIRST_STEP, begin // 8))
-        wanted = min(max(end - have, step), self.size - have)
+        wanted = min(max(end - have, self.step(begin)), self.size - have)
         self.data = kept + self.fetch(have, wanted) if wanted > 0 else kept
         self.base = begin
+
+    def step(self, begin: int) -> int:
+        """Bytes to read at least where the window begins at *begin*."""
+        return _WINDOW if self.eager else min(_WINDOW, max(_FIRST_STEP, begin // 8))
 
     def damaged(self, position: int, reason: str, truncated: bool = False) -> DamagedFileError:
         """The error for a pickle that makes no sense at *position*."""
@@ -125,6 +133,26 @@ class Feed:
         )
 
 
+class SparseFeed(Feed):
+    """
+    A window for pickles that hold the bytes of tensors: after each that is passed over it begins
+    small again, and grows while the pickle goes on.
+    """
+
+    __slots__ = ("_next", "_reached")
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int, where: str) -> None:
+        super().__init__(fetch, size, where, eager=False)
+        self._next = _SMALL_STEP
+        self._reached = 0
+
+    def step(self, begin: int) -> int:
+        """The last step twice, or a small one where bytes were passed over."""
+        self._next = min(2 * self._next, _WINDOW) if begin <= self._reached else _SMALL_STEP
+        self._reached = begin + self._next
+        return self._next
+
+
 def read_pickle(feed: Feed, begin: int = 0) -> Pickle:
     """
     Interpret one pickle up to its STOP.
@@ -136,6 +164,20 @@ def read_pickle(feed: Feed, begin: int = 0) -> Pickle:
     return _Machine(feed, begin).load()
 
 
+def read_as_far(feed: Feed, begin: int = 0) -> tuple[Pickle, CheckpointError | None]:
+    """
+    Interpret one pickle as far as it makes sense: a loader runs what stands before the break.
+
+    Returns:
+        What was read, with the value None where it breaks, and why it breaks.
+    """
+    machine = _Machine(feed, begin)
+    try:
+        return machine.load(), None
+    except CheckpointError as error:
+        return machine.pickle(None), error
+
+
 class _NeedMoreError(Exception):
     """The window ends inside an argument."""
 
@@ -144,6 +186,7 @@ class _NeedMoreError(Exception):
 
 
 _UNSET: Any = object()
+_QUICK_TO_HASH = frozenset({str, int})
 _ARRAY_STATE = 5
 """Length of the state of a NumPy array: version, shape, type, order, numbers."""
 _NAMES = {"text": "a text", "bytes": "a byte string", "integer": "an integer"}
@@ -176,6 +219,8 @@ class _Machine:
         """The byte string, or text of Python 2, that was read last: itself, its place and length."""
         self.protocol = 0
         self.frame_end = 0
+        self.framed: list[tuple[int, int]] = []
+        self.hashed: list[Any] = []
         self.begin = begin
         self.blocks = _blocks()
 
@@ -191,8 +236,14 @@ class _Machine:
             self._check_limits()
         if not self.stack:
             raise self.feed.damaged(self.at - 1, "it ends with nothing on its stack")
+        return self.pickle(self.stack[-1])
+
+    def pickle(self, value: Any) -> Pickle:
+        """All that was read."""
         ordered = sorted(self.globals.values(), key=lambda name: name.position)
-        return Pickle(self.stack[-1], self.at, ordered, self.calls, self.pids, self.findings, self.protocol)
+        pickle = Pickle(value, self.at, ordered, self.calls, self.pids, self.findings, self.protocol)
+        pickle.framed, pickle.hashed = self.framed, self.hashed
+        return pickle
 
     def _check_limits(self) -> None:
         """Once a window, which is short enough that little can happen in one."""
@@ -215,10 +266,16 @@ class _Machine:
             details=(f"pickle, near byte {self.at:,}: {reason}",),
         )
 
-    def find(self, position: int, text: str) -> None:
+    def find(self, position: int, text: str, rule: str = "pickle-odd") -> None:
         """Remember something odd."""
         if len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(position, text))
+            self.findings.append(Finding(position, text, rule))
+
+    def _hash(self, keys: list[Any]) -> None:
+        """Remember keys whose hash may take long: tuples in tuples."""
+        if not _QUICK_TO_HASH.issuperset(map(type, keys)):
+            odd = [key for key in keys if type(key) in (tuple, PickledSet)]
+            self.hashed += odd[: max(0, _MAX_KEPT - len(self.hashed))]
 
     def _run(self) -> int:  # noqa: C901, PLR0912, PLR0915 - see its docstring
         """
@@ -278,7 +335,7 @@ class _Machine:
                     pos += 1
                 elif op == 0x52:  # REDUCE
                     item = stack.pop()
-                    item = Call(stack[-1], item)
+                    item = Call(stack[-1], item, 0x52, base + pos)
                     stack[-1] = item
                     calls.append(item)
                     pos += 1
@@ -418,14 +475,16 @@ class _Machine:
     def _long_text(self, begin: int, end: int) -> Blob:
         """A text that the window does not hold, or that nobody wants held."""
         base = self.feed.base
-        return self._blob("text", begin, end, base)
+        return self._blob("text", begin, end, base, MAX_TEXT_BYTES)
 
-    def _blob(self, kind: Literal["text", "bytes", "integer"], begin: int, end: int, base: int) -> Blob:
+    def _blob(
+        self, kind: Literal["text", "bytes", "integer"], begin: int, end: int, base: int, most: int = -1
+    ) -> Blob:
         if base + end > self.feed.size:
             left = self.feed.size - base - begin
             reason = f"{_NAMES[kind]} of {end - begin:,} bytes begins here, {left:,} are left"
             raise self.feed.damaged(base + begin, reason, True)
-        if end - begin <= MAX_TEXT_BYTES and kind != "integer":
+        if end - begin <= most:
             raise _NeedMoreError(base + end)
         return Blob(kind, end - begin, base + begin)
 
@@ -435,11 +494,13 @@ class _Machine:
         except UnicodeDecodeError:
             raise self.feed.damaged(position, "a text is not UTF-8") from None
 
-    def _slice(self, kind: Literal["text", "bytes"], begin: int, length: int) -> tuple[bytes | Blob, int]:
+    def _slice(
+        self, kind: Literal["text", "bytes"], begin: int, length: int, most: int = MAX_KEPT_BYTES
+    ) -> tuple[bytes | Blob, int]:
         """Raw bytes of the window, or a Blob, and where they end."""
         end = begin + length
-        if end > len(self.feed.data) or length > MAX_TEXT_BYTES:
-            return self._blob(kind, begin, end, self.feed.base), end
+        if end > len(self.feed.data) or length > most:
+            return self._blob(kind, begin, end, self.feed.base, most), end
         return self.feed.data[begin:end], end
 
     def _line(self, begin: int) -> tuple[bytes, int]:
@@ -489,10 +550,12 @@ class _Machine:
     def _frame(self, pos: int) -> int:
         length = self._little(pos + 1, 8)
         if self.at < self.frame_end:
-            self.find(self.at, "a frame begins inside another frame")
+            self.find(self.at, "a frame begins inside another frame", "frame")
+        if len(self.framed) < _MAX_KEPT:
+            self.framed.append((self.at, length))
         self.frame_end = self.at + 9 + length
         if self.frame_end > self.feed.size:
-            self.find(self.at, f"a frame claims {length:,} bytes, more than there are")
+            self.find(self.at, f"a frame claims {length:,} bytes, more than there are", "frame")
         return pos + 9
 
     def _pop(self, pos: int) -> int:
@@ -578,7 +641,7 @@ class _Machine:
         return end
 
     def _binunicode8(self, pos: int) -> int:
-        raw, end = self._slice("text", pos + 9, self._little(pos + 1, 8))
+        raw, end = self._slice("text", pos + 9, self._little(pos + 1, 8), MAX_TEXT_BYTES)
         self.stack.append(self._odd_text(raw, self.at) if isinstance(raw, bytes) else raw)
         return end
 
@@ -610,6 +673,7 @@ class _Machine:
     def _dict(self, pos: int) -> int:
         flat, self.stack = self.stack, self.frames.pop()
         self.stack.append(PickledDict(self._paired(flat)))
+        self._hash(flat[::2])
         self.room -= 1
         return pos + 1
 
@@ -626,6 +690,7 @@ class _Machine:
     def _frozenset(self, pos: int) -> int:
         items, self.stack = self.stack, self.frames.pop()
         self.stack.append(PickledSet(items))
+        self._hash(items)
         self.room -= 1
         return pos + 1
 
@@ -645,10 +710,11 @@ class _Machine:
             target.extend(items)
         elif type(target) is PickledSet:
             target.items.extend(items)
+            self._hash(items)
         elif type(target) is Call:
             target.grown().items.extend(items)
         elif items:
-            self.find(self.at, f"something is appended to {_describe(target)}")
+            self.find(self.at, f"something is appended to {_describe(target)}", _rule_of(target))
 
     def _setitem(self, pos: int) -> int:
         value = self.stack.pop()
@@ -663,12 +729,13 @@ class _Machine:
 
     def _set_pairs(self, flat: list[Any]) -> None:
         target = self.stack[-1]
+        self._hash(flat[::2])
         if type(target) is PickledDict:
             target.flat.extend(flat)
         elif type(target) is Call:
             target.grown().flat.extend(flat)
         elif flat:
-            self.find(self.at, f"an entry is set on {_describe(target)}")
+            self.find(self.at, f"an entry is set on {_describe(target)}", _rule_of(target))
 
     def _build(self, pos: int) -> int:
         state = self.stack.pop()
@@ -682,7 +749,7 @@ class _Machine:
             target.grown().states.append(state)
             self.room -= 3
         else:
-            self.find(self.at, f"a state is given to {_describe(target)}")
+            self.find(self.at, f"a state is given to {_describe(target)}", _rule_of(target))
         return pos + 1
 
     def _put(self, index: int, item: Any, at: int) -> None:
@@ -745,7 +812,7 @@ class _Machine:
         if isinstance(module, str) and isinstance(name, str):
             self.stack.append(self._named(module, name))
             return pos + 1
-        self.find(self.at, "the name of a global is computed")
+        self.find(self.at, "the name of a global is computed", "computed-name")
         texts = [part if isinstance(part, str) else "<computed>" for part in (module, name)]
         symbol = Global(texts[0][:MAX_NAME_BYTES], texts[1][:MAX_NAME_BYTES], self.at, computed=True)
         self.globals.setdefault((f"{symbol.module}\n", symbol.name), symbol)
@@ -756,12 +823,14 @@ class _Machine:
     def _extension(self, pos: int) -> int:
         length = {0x82: 1, 0x83: 2, 0x84: 4}[self.feed.data[pos]]
         code = self._little(pos + 1, length)
-        self.find(self.at, f"extension code {code} stands for a name that the file does not hold")
+        self.find(
+            self.at, f"extension code {code} stands for a name that the file does not hold", "extension"
+        )
         self.stack.append(Extension(code))
         return pos + 1 + length
 
     def _call(self, func: Any, args: Any, how: int) -> Call:
-        call = Call(func, args, how)
+        call = Call(func, args, how, self.at)
         self.calls.append(call)
         self.room -= 2
         return call
@@ -878,3 +947,7 @@ def _describe(symbol: object) -> str:
     if isinstance(symbol, Global):
         return f"{visible(symbol.dotted)[:100]} itself"
     return f"an object of kind {type(symbol).__name__}"
+
+
+def _rule_of(target: object) -> str:
+    return "changes-global" if isinstance(target, Global) else "pickle-odd"

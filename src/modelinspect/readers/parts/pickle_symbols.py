@@ -58,15 +58,17 @@ class Call:
     What the pickle would call, or an object that it would make: ``func(*args)``.
     """
 
-    __slots__ = ("args", "func", "how", "more")
+    __slots__ = ("args", "func", "how", "more", "position")
 
-    def __init__(self, func: Any, args: Any, how: int = 0x52) -> None:
+    def __init__(self, func: Any, args: Any, how: int = 0x52, position: int = -1) -> None:
         self.func = func
         """A Global; in hostile files any symbol."""
         self.args = args
         """A tuple; in hostile files any symbol."""
         self.how = how
         """The opcode: REDUCE calls, NEWOBJ (0x81) makes an object without ``__init__``."""
+        self.position = position
+        """Byte of the record where the opcode stands; -1 for a call that the pickle does not make itself."""
         self.more: _More | None = None
 
     @property
@@ -198,11 +200,13 @@ class OutOfBand:
 class Finding:
     """Something that no honest writer does, and the byte where it is."""
 
-    __slots__ = ("position", "text")
+    __slots__ = ("position", "rule", "text")
 
-    def __init__(self, position: int, text: str) -> None:
+    def __init__(self, position: int, text: str, rule: str = "pickle-odd") -> None:
         self.position = position
         self.text = text
+        self.rule = rule
+        """Which kind of oddity it is, for whoever sorts them."""
 
     def __repr__(self) -> str:
         return f"<byte {self.position}: {self.text}>"
@@ -213,7 +217,7 @@ class Pickle:
     What one pickle holds.
     """
 
-    __slots__ = ("calls", "end", "findings", "globals", "pids", "protocol", "value")
+    __slots__ = ("calls", "end", "findings", "framed", "globals", "hashed", "pids", "protocol", "value")
 
     def __init__(
         self,
@@ -237,3 +241,7 @@ class Pickle:
         """Every reference to something outside, in order."""
         self.findings = findings
         self.protocol = protocol
+        self.framed: list[tuple[int, int]] = []
+        """Byte of each FRAME opcode, and the length that it claims."""
+        self.hashed: list[Any] = []
+        """Tuples and sets that are keys or members of sets: loading hashes them, and what they hold."""

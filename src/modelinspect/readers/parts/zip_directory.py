@@ -46,6 +46,7 @@ _ODD_FLAGS = _HAS_DESCRIPTOR | _ENCRYPTED
 STORED, DEFLATED = 0, 8
 
 _unpack_lengths = struct.Struct("<2H").unpack_from
+_unpack_three = struct.Struct("<3H").unpack_from
 
 
 class Record(NamedTuple):
@@ -85,6 +86,10 @@ class ZipDirectory:
         self.data: list[int] = []
         self.disagreements: list[str] = []
         """Where other readers of this archive may see something else."""
+        self.rules: list[str] = []
+        """Which kind each of them is of."""
+        self.place = (0, 0)
+        """First byte and length of the central directory."""
         self._index: dict[bytes, int] = {}
 
     def __len__(self) -> int:
@@ -128,10 +133,21 @@ class ZipDirectory:
         """All of a short record, *most* bytes at the most."""
         return self.opened(record)(0, min(record.size, most))
 
-    def disagree(self, text: str) -> None:
+    def disagree(self, text: str, rule: str) -> None:
         """Keep a text for the report; only so many."""
         if len(self.disagreements) < MAX_TEXTS:
             self.disagreements.append(text)
+            self.rules.append(rule)
+
+    def checksums(self) -> list[int]:
+        """The CRC-32 of each record as the central directory has it, which is read once more."""
+        start, length = self.place
+        raw = self.source.read(start, length, "the zip directory")
+        found, pos = [], 0
+        for _ in self.names:
+            found.append(int.from_bytes(raw[pos + 16 : pos + 20], "little"))
+            pos += 46 + sum(_unpack_three(raw, pos + 28))
+        return found
 
     def _check_claim(self, record: Record) -> None:
         name = visible(record.name)
@@ -164,7 +180,8 @@ class ZipDirectory:
             if name in seen:
                 self._index[name] = _pick_of_miniz(lowered, order, name)
                 self.disagree(
-                    f"record {_shown(name)} is there more than once: loaders differ in which one they take"
+                    f"record {_shown(name)} is there more than once: loaders differ in which one they take",
+                    "zip-duplicate",
                 )
             seen.add(name)
 
@@ -174,7 +191,8 @@ class ZipDirectory:
         if root != b"/" and strangers:
             self.disagree(
                 f"record {_shown(strangers[0])} lies outside the folder {_shown(root)}: "
-                "torch refuses such a file"
+                "torch refuses such a file",
+                "zip-roots",
             )
 
     def _locate(self, shift: int) -> None:
@@ -205,18 +223,20 @@ class ZipDirectory:
         if head[:4] != b"PK\3\4":
             raise self._damaged(f"record {_shown(name)}: no local header at byte {self.headers[number]:,}")
         if head[30:] != name or name_bytes != len(name):
-            self.disagree(f"record {_shown(name)} has another name in its local header")
+            self.disagree(f"record {_shown(name)} has another name in its local header", "zip-name")
         mark = self.marks[number]
         if head[6:10] != mark:
-            self.disagree(f"record {_shown(name)} has other flags or compression in its local header")
+            self.disagree(
+                f"record {_shown(name)} has other flags or compression in its local header", "zip-flags"
+            )
         if mark[0] & _ENCRYPTED:
-            self.disagree(f"record {_shown(name)} is marked as encrypted: torch refuses it")
+            self.disagree(f"record {_shown(name)} is marked as encrypted: torch refuses it", "zip-flags")
         if mark[0] & _HAS_DESCRIPTOR:
             return  # its sizes stand after the data
         packed, size = struct.unpack_from("<2L", head, 18)
         expected = (min(self.packed[number], _FULL32), min(self.sizes[number], _FULL32))
         if (packed, size) != expected and _FULL32 not in (packed, size):
-            self.disagree(f"record {_shown(name)} has another size in its local header")
+            self.disagree(f"record {_shown(name)} has another size in its local header", "zip-size")
 
     def _check_ends(self) -> None:
         size = self.source.size
@@ -230,7 +250,9 @@ class ZipDirectory:
         last_end = 0
         for start, end, number in pairs:
             if start < last_end:
-                self.disagree(f"record {_shown(self.names[number])} overlaps the one before it")
+                self.disagree(
+                    f"record {_shown(self.names[number])} overlaps the one before it", "zip-overlap"
+                )
                 break
             last_end = end
 
@@ -316,6 +338,7 @@ def read_directory(source: ByteSource) -> ZipDirectory:
             details=(f"limit: {MAX_DIRECTORY_BYTES:,} bytes",),
         )
     raw = source.read(offset + shift, length, "the zip directory")
+    directory.place = (offset + shift, length)
     _parse_entries(directory, raw, count, offset + shift)
     if not directory.names:
         _damaged(source, "its directory holds no record")
@@ -323,7 +346,7 @@ def read_directory(source: ByteSource) -> ZipDirectory:
     directory._check_roots()
     directory._locate(shift)
     if directory.headers and min(directory.headers) > 0:
-        directory.disagree(f"{min(directory.headers):,} bytes stand before the first record")
+        directory.disagree(f"{min(directory.headers):,} bytes stand before the first record", "zip-prefix")
     source.kept["zip directory"] = directory
     return directory
 
@@ -349,7 +372,9 @@ def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, in
     end = size - len(tail) + at
     trailing = size - end - _END.size
     if trailing != comment:
-        directory.disagree(f"{trailing:,} bytes follow the end of the archive, which claims {comment:,}")
+        directory.disagree(
+            f"{trailing:,} bytes follow the end of the archive, which claims {comment:,}", "zip-trailing"
+        )
     before = end
     if at >= _LOCATOR64.size and tail[at - _LOCATOR64.size : at - _LOCATOR64.size + 4] == b"PK\6\7":
         count, length, offset, before = _find_end64(source, tail[at - _LOCATOR64.size : at], end)
@@ -357,7 +382,9 @@ def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, in
     if shift < 0 or offset + shift > size:
         _damaged(source, f"its directory claims {length:,} bytes at byte {offset:,}, beyond its own end")
     if shift:
-        directory.disagree(f"{shift:,} bytes stand before the archive: torch refuses such a file")
+        directory.disagree(
+            f"{shift:,} bytes stand before the archive: torch refuses such a file", "zip-prefix"
+        )
     return count, length, offset, shift
 
 
@@ -400,7 +427,7 @@ def _parse_entries(directory: ZipDirectory, raw: bytes, count: int, start: int) 
     if pos != size:
         _damaged(directory.source, f"entry {len(names):,} of its directory, byte {start + pos:,}, is damaged")
     if len(names) != count:
-        directory.disagree(f"the directory claims {count:,} records and holds {len(names):,}")
+        directory.disagree(f"the directory claims {count:,} records and holds {len(names):,}", "zip-count")
     for number, mark in enumerate(marks):
         if mark[2:] == b"\0\0" and sizes[number] != packed_sizes[number]:
             name = _shown(names[number])
