@@ -112,6 +112,8 @@ _RULES: Rules = {
     "dim": {1: Rule("length", "number"), 2: Rule("name", "text")},
 }
 _EXTERNAL = 1
+_LISTED = ("pair", "opset", "value")
+"""Kinds that are kept to be shown."""
 
 
 def read(source: ByteSource, target: str) -> Checkpoint:
@@ -230,6 +232,11 @@ class _Reader:
         handler = self._handlers.get(message.kind)
         if handler is None:
             return False
+        if message.kind in _LISTED and len(parent.all(message.label)) >= MAX_PAIRS:
+            raise LimitError(
+                f"{visible(self.target)} holds too much",
+                details=(f"limit: {MAX_PAIRS:,} entries of {message.label}",),
+            )
         handler(message, parent)
         return True
 
@@ -345,21 +352,15 @@ def _pair(message: Message, parent: Message) -> None:
     text = (
         value if len(value) <= MAX_TEXT or parent.kind == "tensor" else f"text of {len(value):,} characters"
     )
-    _keep_some(parent, message.label, (message.first("key", ""), text))
+    parent.keep(message.label, (message.first("key", ""), text))
 
 
 def _opset(message: Message, parent: Message) -> None:
-    _keep_some(parent, "opset", (message.first("domain", ""), message.first("version", 0)))
+    parent.keep("opset", (message.first("domain", ""), message.first("version", 0)))
 
 
 def _value(message: Message, parent: Message) -> None:
-    _keep_some(parent, message.label, (message.first("name", ""), _type(message)))
-
-
-def _keep_some(parent: Message, name: str, value: object) -> None:
-    if len(parent.all(name)) >= MAX_PAIRS:
-        raise LimitError(f"it has too many entries of {name}", details=(f"limit: {MAX_PAIRS:,}",))
-    parent.keep(name, value)
+    parent.keep(message.label, (message.first("name", ""), _type(message)))
 
 
 def _type(value: Message) -> str:

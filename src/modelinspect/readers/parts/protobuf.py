@@ -10,17 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from modelinspect.errors import LimitError, visible
+from modelinspect.errors import DamagedFileError, LimitError, visible
 from modelinspect.readers.parts.forward import Forward
 
 __all__ = ["Message", "Place", "Rule", "read_message"]
 
 MAX_LEVELS = 100
-MAX_FIELDS = 2_500_000
-"""Of one file: a graph of a hundred thousand nodes."""
+MAX_FIELDS = 2_000_000
+"""Of one file: a graph of some tens of thousands of nodes."""
 MAX_TEXT = 65_536
+MAX_TEXTS = 1 << 26
+"""Bytes of all texts together."""
+MAX_KEPT = 10_000
+"""Messages in a list that nobody takes as they end."""
 MAX_NUMBERS = 1_024
 """In one packed list that is read."""
+_COST_OF_MESSAGE = 2
+"""Fields that a message counts for beside its own."""
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 
 
@@ -96,107 +102,133 @@ def read_message(forward: Forward, kind: str, rules: Rules, finished: Finished) 
         DamagedFileError: A field makes no sense or reaches over the end of its message.
         LimitError: There are more fields or levels than a limit allows.
     """
-    root = Message(kind, "", forward.source.size)
-    stack = [root]
-    for _ in range(MAX_FIELDS):
-        while stack and forward.start + forward.at >= stack[-1].end:
-            message = stack.pop()
-            if forward.position > message.end:
-                raise forward.damaged("a field reaches over the end of what it stands in")
-            if not stack:
-                return root
-            if not finished(message, stack[-1]):
-                stack[-1].keep(message.label, message)
-        inner = _field(forward, stack[-1], rules)
-        if inner is not None:
-            stack.append(inner)
-            if len(stack) > MAX_LEVELS:
-                raise _too_many(forward, f"{MAX_LEVELS} messages in each other")
-    raise _too_many(forward, f"{MAX_FIELDS:,} fields")
+    return _Walk(forward, rules, finished).read(kind)
 
 
-def _field(forward: Forward, message: Message, rules: Rules) -> Message | None:
-    """Read or pass over one field; a message whose fields are wanted is given back."""
-    tag = forward.varint()
-    number, wire = tag >> 3, tag & 7
-    rule = rules[message.kind].get(number)
-    if wire == _BYTES:
-        length = forward.varint()
-        if length > message.end - forward.start - forward.at:
-            if message.end == forward.source.size:
-                raise forward.source.truncated(forward.position, length, f"field {number:,}")
-            raise forward.damaged(f"field {number:,} is longer than what it stands in")
-        if rule is None:
+class _Walk:
+    """One way through a file."""
+
+    def __init__(self, forward: Forward, rules: Rules, finished: Finished) -> None:
+        self.forward = forward
+        self.rules = rules
+        self.finished = finished
+        self.text_left = MAX_TEXTS
+
+    def read(self, kind: str) -> Message:
+        """The message, its end being that of the file."""
+        forward, field = self.forward, self._field
+        message = Message(kind, "", forward.source.size)
+        stack: list[Message] = []
+        left = MAX_FIELDS
+        while left > 0:
+            left -= 1
+            while forward.start + forward.at >= message.end:
+                if not stack:
+                    return message
+                message = self._leave(message, stack.pop())
+            inner = field(message)
+            if inner is not None:
+                left -= _COST_OF_MESSAGE
+                stack.append(message)
+                message = inner
+                if len(stack) > MAX_LEVELS:
+                    raise self._too_many(f"{MAX_LEVELS} messages in each other")
+        raise self._too_many(f"{MAX_FIELDS:,} fields")
+
+    def _leave(self, message: Message, parent: Message) -> Message:
+        if self.forward.position > message.end:
+            raise self.forward.damaged("a field reaches over the end of what it stands in")
+        if not self.finished(message, parent):
+            parent.keep(message.label, message)
+            if len(parent.values[message.label]) > MAX_KEPT:
+                raise self._too_many(f"{MAX_KEPT:,} entries of {message.label}")
+        return parent
+
+    def _field(self, message: Message) -> Message | None:
+        """Read or pass over one field; a message whose fields are wanted is given back."""
+        forward = self.forward
+        tag = forward.varint()
+        rule = self.rules[message.kind].get(tag >> 3)
+        wire = tag & 7
+        if wire == _BYTES:
+            length = forward.varint()
+            if length > message.end - forward.start - forward.at:
+                raise self._too_long(message, tag >> 3, length)
+            if rule is not None:
+                return self._bytes(message, rule, tag >> 3, length)
             forward.skip(length, "a field")
-            return None
-        return _bytes(forward, message, rule, number, length)
-    if wire == _VARINT:
-        value = forward.varint()
-        if rule is not None and rule.what == "number":
-            message.keep(rule.name, value)
+        elif wire == _VARINT:
+            value = forward.varint()
+            if rule is not None and rule.what == "number":
+                self._keep_number(message, rule, value)
+        else:
+            self._fixed(message, rule, tag >> 3, wire)
         return None
-    _fixed(forward, message, rule, number, wire)
-    return None
 
+    def _too_long(self, message: Message, number: int, length: int) -> DamagedFileError:
+        source = self.forward.source
+        if message.end == source.size:
+            return source.truncated(self.forward.position, length, f"field {number:,}")
+        return self.forward.damaged(f"field {number:,} is longer than what it stands in")
 
-def _bytes(forward: Forward, message: Message, rule: Rule, number: int, length: int) -> Message | None:
-    what = rule.what
-    if what == "text":
-        message.keep(rule.name, _text(forward, length))
-    elif what == "long text":
-        message.keep(rule.name, _long_text(forward, length))
-    elif what == "place":
-        _keep_place(message, rule, Place(number, forward.position, length, True))
-        forward.skip(length, "a field")
-    elif what == "number":
-        _packed(forward, message, rule, length)
-    else:
-        return Message(what, rule.name, forward.position + length)
-    return None
+    def _bytes(self, message: Message, rule: Rule, number: int, length: int) -> Message | None:
+        forward, what = self.forward, rule.what
+        if what == "text":
+            message.keep(rule.name, self._text(length))
+        elif what == "long text":
+            message.keep(rule.name, self._long_text(length))
+        elif what == "place":
+            _keep_place(message, rule, Place(number, forward.position, length, True))
+            forward.skip(length, "a field")
+        elif what == "number":
+            self._packed(message, rule, length)
+        else:
+            return Message(what, rule.name, forward.position + length)
+        return None
+
+    def _text(self, length: int) -> str:
+        if length > MAX_TEXT:
+            raise self._too_many(f"{MAX_TEXT:,} bytes in a text")
+        self.text_left -= length
+        if self.text_left < 0:
+            raise self._too_many(f"{MAX_TEXTS:,} bytes in all texts")
+        return self.forward.take(length, "a text").decode("utf-8", "backslashreplace")
+
+    def _long_text(self, length: int) -> str:
+        if length <= MAX_TEXT:
+            return self._text(length)
+        self.forward.skip(length, "a text")
+        return f"text of {length:,} bytes"
+
+    def _packed(self, message: Message, rule: Rule, length: int) -> None:
+        forward = self.forward
+        end = forward.position + length
+        while forward.position < end:
+            self._keep_number(message, rule, forward.varint())
+        if forward.position > end:
+            raise forward.damaged("a number reaches over the end of its list")
+
+    def _keep_number(self, message: Message, rule: Rule, value: int) -> None:
+        message.keep(rule.name, value)
+        if len(message.values[rule.name]) > MAX_NUMBERS:
+            raise self._too_many(f"{MAX_NUMBERS:,} numbers in a list")
+
+    def _fixed(self, message: Message, rule: Rule | None, number: int, wire: int) -> None:
+        forward = self.forward
+        if wire not in (_FOUR, _EIGHT) or number == 0:
+            raise forward.damaged(f"field {number:,} has type {wire}; 0, 1, 2 and 5 are known")
+        nbytes = 4 if wire == _FOUR else 8
+        if nbytes > message.end - forward.position:
+            raise forward.damaged(f"field {number:,} is longer than what it stands in")
+        if rule is not None and rule.what == "place":
+            _keep_place(message, rule, Place(number, forward.position, nbytes, False))
+        forward.skip(nbytes, "a field")
+
+    def _too_many(self, limit: str) -> LimitError:
+        return LimitError(f"{visible(self.forward.target)} holds too much", details=(f"limit: {limit}",))
 
 
 def _keep_place(message: Message, rule: Rule, place: Place) -> None:
     """The first, and whether there are more: a list may come as a million single elements."""
     if len(message.all(rule.name)) < 2:
         message.keep(rule.name, place)
-
-
-def _text(forward: Forward, length: int) -> str:
-    if length > MAX_TEXT:
-        raise LimitError(
-            f"{visible(forward.target)}: a text is {length:,} bytes long",
-            details=(f"limit: {MAX_TEXT:,} bytes",),
-        )
-    return forward.take(length, "a text").decode("utf-8", "backslashreplace")
-
-
-def _long_text(forward: Forward, length: int) -> str:
-    if length <= MAX_TEXT:
-        return _text(forward, length)
-    forward.skip(length, "a text")
-    return f"text of {length:,} bytes"
-
-
-def _packed(forward: Forward, message: Message, rule: Rule, length: int) -> None:
-    end = forward.position + length
-    while forward.position < end:
-        message.keep(rule.name, forward.varint())
-        if len(message.values[rule.name]) > MAX_NUMBERS:
-            raise _too_many(forward, f"{MAX_NUMBERS:,} numbers in a list")
-    if forward.position > end:
-        raise forward.damaged("a number reaches over the end of its list")
-
-
-def _fixed(forward: Forward, message: Message, rule: Rule | None, number: int, wire: int) -> None:
-    if wire not in (_FOUR, _EIGHT) or number == 0:
-        raise forward.damaged(f"field {number:,} has type {wire}; 0, 1, 2 and 5 are known")
-    nbytes = 4 if wire == _FOUR else 8
-    if nbytes > message.end - forward.position:
-        raise forward.damaged(f"field {number:,} is longer than what it stands in")
-    if rule is not None and rule.what == "place":
-        _keep_place(message, rule, Place(number, forward.position, nbytes, False))
-    forward.skip(nbytes, "a field")
-
-
-def _too_many(forward: Forward, limit: str) -> LimitError:
-    return LimitError(f"{visible(forward.target)} holds too much", details=(f"limit: {limit}",))
