@@ -339,7 +339,7 @@ class _Machine:
                     stack[-1] = item
                     calls.append(item)
                     pos += 1
-                    room -= 1
+                    room -= 2
                 elif op == 0x72:  # LONG_BINPUT
                     index = unpack_u32(data, pos + 1)[0]
                     if index == len(memo):
