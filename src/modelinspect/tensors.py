@@ -87,8 +87,7 @@ class Quantized(NamedTuple):
     bits: float
     """Bits a value, scales aside."""
     beside: tuple[str, ...] = ()
-    """What its scales and zero points are called, from the packed tensor's module on:
-    ``("scales", "qzeros")`` of ``layer.qweight``."""
+    """Names of its scales, zero points and what else only serves it, in its section."""
 
 
 class TensorInfo(NamedTuple):
@@ -255,6 +254,14 @@ def unique_names(rows: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
         taken.add(name)
         renamed.append(row if name == row.name else row._replace(name=name))
     return renamed
+
+
+def _in_section(tensor: TensorInfo, prefix: str, section: str) -> TensorInfo:
+    """The row in a table of all sections: names preceded by their section's."""
+    found = tensor.quantized
+    if found is not None and prefix:
+        found = found._replace(beside=tuple(prefix + name for name in found.beside))
+    return tensor._replace(name=prefix + tensor.name, section=section, quantized=found)
 
 
 @dataclass(frozen=True)
@@ -451,7 +458,7 @@ class Checkpoint(Displayed):
         unregistered: list[TensorInfo] = []
         for name, table in self.tables.items():
             prefix = f"{name}." if name else ""
-            tensors.extend(t._replace(name=prefix + t.name, section=name) for t in table)
+            tensors.extend(_in_section(t, prefix, name) for t in table)
             modules.update({(prefix + path).rstrip("."): cls for path, cls in table.modules.items()})
             unregistered.extend(t._replace(name=prefix + t.name) for t in table.unregistered)
         return replace(

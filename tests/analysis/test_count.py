@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from modelinspect.analysis.count import Grouping, count_table
 from modelinspect.dtypes import BY_NAME
 from modelinspect.errors import UnknownAnswerError, UsageError
-from modelinspect.tensors import ParameterTable, Storage, TensorInfo, contiguous_stride, unique_names
+from modelinspect.tensors import (
+    ParameterTable,
+    Quantized,
+    Storage,
+    TensorInfo,
+    contiguous_stride,
+    unique_names,
+)
 
 FLOAT = BY_NAME["float32"]
 
@@ -114,10 +121,26 @@ def test_unknown_figure_is_refused() -> None:
 
 
 def test_a_quantized_layout_is_not_passed_off_as_a_count() -> None:
-    """GPTQ's packed integers are counted as stored, and that is said."""
+    """What looks like GPTQ and isn't understood is counted as stored, and that is said."""
     packed = table(tensor("l.qweight", (8, 64), dtype=BY_NAME["int32"]), tensor("l.scales", (1, 64)))
     assert any("quantized layout (qweight)" in note for note in count_table(packed).notes)
     assert not any("quantized" in note for note in count_table(table(tensor("l.weight", (8,)))).notes)
+
+
+def test_packed_weights_count_as_what_they_stand_for() -> None:
+    """Values in the headline, words in ``stored`` and in the data types; scales nowhere."""
+    found = Quantized("GPTQ", (64, 64), 4096, 4, ("l.scales",))
+    packed = tensor("l.qweight", (8, 64), dtype=BY_NAME["int32"], quantized=found)
+    report = count_table(table(packed, tensor("l.scales", (1, 64), kind="buffer"), tensor("n", (3,))))
+    assert (report.unique, report.named, report.stored, report.buffers) == (4099, 4099, 515, 64)
+    assert [(each.title, each.weights, each.numel, each.nbytes) for each in report.quantized] == [
+        ("GPTQ 4-bit", 1, 4096, 2048)
+    ]
+    assert [(each.dtype, each.numel, each.nbytes) for each in report.dtypes] == [
+        ("int32", 512, 2048),
+        ("float32", 67, 268),
+    ]
+    assert report.notes == ("1 tensor of scales is not counted as parameters: 64 elements, 256 bytes",)
 
 
 def test_an_empty_table_counts_zero() -> None:

@@ -15,7 +15,9 @@ def row(name: str, dtype: str, shape: tuple[int, ...], **fields: object) -> Tens
 
 def packed(layer: str) -> list[TensorInfo]:
     """A GPTQ layer of 64 × 32 weights in 4 bits, in groups of 32."""
-    found = Quantized("GPTQ", (32, 64), 2048, 4, ("scales", "qzeros", "g_idx"))
+    found = Quantized(
+        "GPTQ", (32, 64), 2048, 4, tuple(f"{layer}.{leaf}" for leaf in ("scales", "qzeros", "g_idx"))
+    )
     return [
         row(f"{layer}.qweight", "int32", (8, 32), quantized=found),
         row(f"{layer}.scales", "float16", (2, 32), kind="buffer"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from modelinspect.analysis.quantization import QuantizationTotal, quantization
 from modelinspect.analysis.remarks import quantization_remarks, unregistered_remarks
 from modelinspect.display import Displayed
 from modelinspect.dtypes import DType
@@ -103,6 +104,9 @@ class CountReport(Displayed):
     by: Grouping | None = None
     groups: tuple[GroupTotal, ...] = ()
     notes: tuple[str, ...] = ()
+    quantized: tuple[QuantizationTotal, ...] = ()
+    """Weights in quantized layouts by scheme; their values are in ``unique``, their scales
+    are not."""
 
     def quantity(self, what: Quantity) -> int:
         """
@@ -239,6 +243,7 @@ def count_table(
         by=by,
         groups=() if by is None else _groups(group_over or table, by, depth),
         notes=(*table.notes, *_remarks(table, storages)),
+        quantized=quantization(table),
     )
 
 
@@ -254,7 +259,8 @@ class _DTypeTally:
     def add(self, tensor: TensorInfo, storages: dict[Storage, None], total: _Tally) -> None:
         row = self._row(tensor.dtype.name)
         row[0] += 1
-        row[1] += tensor.logical_numel
+        # Of packed words, as they are: what they stand for is not of this type.
+        row[1] += tensor.logical_numel if tensor.quantized is None else tensor.numel
         for dtype, nbytes in total.add_storages(tensor, storages):
             self._row(dtype.name)[2] += nbytes
 
@@ -351,7 +357,8 @@ def _file_of(tensor: TensorInfo) -> str:
 def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, ...]:
     """What a reader of the figures should know."""
     remarks = []
-    inferred = [t for t in table if t.kind == "buffer" and not t.declared]
+    serving = {name for t in table if t.quantized is not None for name in t.quantized.beside}
+    inferred = [t for t in table if t.kind == "buffer" and not t.declared and t.name not in serving]
     if inferred:
         remarks.append(_inferred_buffers(inferred))
     slack = _slack(table, storages)

@@ -127,7 +127,6 @@ def _beside(row: TensorInfo, found: Quantized, table: ParameterTable) -> Iterato
             part._replace(name=f"{row.name}.{part.name}") for part in row.parts if part.name not in data
         )
         return
-    stem = row.name[: row.name.rfind(".") + 1]
-    for leaf in found.beside:
-        if stem + leaf in table:
-            yield table[stem + leaf]
+    for name in found.beside:
+        if name in table:
+            yield table[name]

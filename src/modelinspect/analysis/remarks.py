@@ -4,6 +4,7 @@ What several reports have to say about a table.
 
 from __future__ import annotations
 
+from modelinspect.analysis.quantization import quantization
 from modelinspect.errors import visible
 from modelinspect.tensors import Checkpoint, ParameterTable
 
@@ -13,21 +14,40 @@ MOST_NAMED = 5
 
 
 # Last name parts that only quantized layouts have: GPTQ and AWQ, bitsandbytes,
-# compressed-tensors, FP8 and MXFP4 checkpoints.
+# compressed-tensors, FP8 and MXFP4 checkpoints, HQQ, AQLM, VPTQ, SpQR.
 _QUANTIZED_LEAVES = frozenset(
-    {"qweight", "qzeros", "absmax", "quant_map", "SCB", "weight_packed", "weight_scale", "weight_scale_inv"}
-)
+    {
+        "qweight", "qzeros", "absmax", "quant_map", "SCB", "weight_packed", "weight_scale",
+        "weight_scale_inv", "W_q", "codebooks", "centroids", "res_centroids", "dense_weights",
+    }
+)  # fmt: skip
 
 
 def quantization_remarks(table: ParameterTable) -> tuple[str, ...]:
     """
-    That a table looks like a quantized model whose weights are not decoded, or nothing.
+    How much of a quantized model serves its weights, and what of it is not understood.
     """
-    found = {tensor.name.rpartition(".")[2] for tensor in table} & _QUANTIZED_LEAVES
-    if not found:
-        return ()
-    named = ", ".join(sorted(found))
-    return (f"looks like a quantized layout ({named}): counted as stored, not as the weights it stands for",)
+    unclear = _QUANTIZED_LEAVES.intersection(tensor.name.rpartition(".")[2] for tensor in table)
+    totals = quantization(table)
+    if totals and unclear:
+        serving = {name for row in table if row.quantized is not None for name in row.quantized.beside}
+        rows = (row for row in table if row.quantized is None and row.name not in serving)
+        unclear = _QUANTIZED_LEAVES.intersection(row.name.rpartition(".")[2] for row in rows)
+    remarks = []
+    tensors = sum(total.scales for total in totals)
+    if tensors:
+        elements = sum(total.scale_numel for total in totals)
+        nbytes = sum(total.scale_nbytes for total in totals)
+        what = "tensors of scales and the like are" if tensors > 1 else "tensor of scales is"
+        remarks.append(
+            f"{tensors:,} {what} not counted as parameters: {elements:,} elements, {nbytes:,} bytes"
+        )
+    if unclear:
+        named = ", ".join(sorted(unclear))
+        remarks.append(
+            f"looks like a quantized layout ({named}): counted as stored, not as the weights it stands for"
+        )
+    return tuple(remarks)
 
 
 # What optimizers keep one of for each parameter: Adam and its kin, SGD.

@@ -6,7 +6,9 @@ JSON (``count --json``): ``targets`` is a list with one object a target: ``targe
 ``buffers``, ``persistent_buffers``, ``non_persistent_buffers`` in elements, ``bytes``;
 ``tensors``, ``parameter_tensors``, ``buffer_tensors``; ``dtypes``, a list of objects
 ``dtype``, ``tensors``, ``numel``, ``bytes``; ``ties``, a list of objects ``names``,
-``numel``; ``by`` and ``groups``, a list of objects ``label``, ``unique``, ``named``,
+``numel``; ``quantized``, a list of objects ``scheme``, ``bits``, ``weights``, ``numel`` and
+``bytes`` of the weights, ``scales`` (tensors beside them), ``scale_numel``, ``scale_bytes``;
+``by`` and ``groups``, a list of objects ``label``, ``unique``, ``named``,
 ``trainable``, ``buffers``, ``bytes``, ``tensors``. Unknown figures are null.
 """
 
@@ -34,6 +36,7 @@ def count_card(report: CountReport) -> tuple[Sheet, ...]:
         Line("named", report.named, remark="" if report.ties else "no ties"),
         *_ties(report.ties),
         *([] if report.stored == report.unique else [_stored(report)]),
+        *_quantized(report),
         *_trainable(report),
         Line("buffers", report.buffers, remark=_persistence(report)),
         *_bytes(report),
@@ -65,6 +68,13 @@ def _stored(report: CountReport) -> Line:
     less = "packed values, or elements that share their bytes"
     more = "views keep larger storages in the file"
     return Line("stored", report.stored, remark=less if report.stored < report.unique else more)
+
+
+def _quantized(report: CountReport) -> list[Line]:
+    return [
+        Line("quantized", each.numel, remark=f"{each.title}, {_counted(each.weights, 'weight')}")
+        for each in report.quantized
+    ]
 
 
 def _trainable(report: CountReport) -> list[Line]:
@@ -185,6 +195,19 @@ def count_record(report: CountReport) -> dict[str, Any]:
         "dtypes": [
             {"dtype": each.dtype, "tensors": each.tensors, "numel": each.numel, "bytes": each.nbytes}
             for each in report.dtypes
+        ],
+        "quantized": [
+            {
+                "scheme": each.scheme,
+                "bits": each.bits,
+                "weights": each.weights,
+                "numel": each.numel,
+                "bytes": each.nbytes,
+                "scales": each.scales,
+                "scale_numel": each.scale_numel,
+                "scale_bytes": each.scale_nbytes,
+            }
+            for each in report.quantized
         ],
         "ties": [{"names": tie.names, "numel": tie.numel} for tie in report.ties],
         "by": report.by,
