@@ -21,7 +21,7 @@ from modelinspect.readers.parts.script_code import ScriptClasses, as_modules
 from modelinspect.readers.parts.tensor_walk import TensorWalk
 from modelinspect.readers.parts.torch_archive import StorageRecords, TorchArchive, bind
 from modelinspect.readers.parts.torch_checkpoint import finding_notes, foreign_note, global_names
-from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader
+from modelinspect.readers.parts.torch_objects import BARE, STORAGE_TYPES, How, TensorReader
 from modelinspect.readers.parts.zip_directory import ZipDirectory, read_directory
 from modelinspect.readers.registry import NotThisFormat
 from modelinspect.readers.source import ByteSource
@@ -113,7 +113,7 @@ def _part(archive: TorchArchive, name: str, folder: str) -> _Part:
         if fault is not None:
             raise DamagedFileError(f"{visible(archive.target)} is truncated or damaged", details=(fault,))
     reader = TensorReader(archive.target, pickle.globals, pickle.end)
-    return _Part(pickle, record, reader, [*twice, *notes, *records.notes()])
+    return _Part(pickle, record.name, reader, [*twice, *notes, *records.notes()])
 
 
 def _model_table(target: str, model: _Part, constants: _Part) -> tuple[ParameterTable, list[str]]:
@@ -160,6 +160,7 @@ def _names(parts: Sequence[_Part], path: str) -> tuple[GlobalName, ...]:
     for part in parts:
         for name in global_names([part.pickle], path, part.record):
             is_own = name.module.partition(".")[0] == "__torch__" or name.module == "torch.jit._pickle"
+            is_own = is_own or (name.module == "torch" and name.name in STORAGE_TYPES)
             found.setdefault((name.module, name.name), name._replace(understood=name.understood or is_own))
     return tuple(found.values())
 

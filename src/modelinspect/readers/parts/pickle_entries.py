@@ -84,6 +84,8 @@ def call_entries(call: Call, spend: Spend) -> Iterator[tuple[str, Any]]:
         yield from _pairs(_given(args, spend) + call.flat, spend)
     elif name in _SEQUENCES and isinstance(first, (list, tuple)):
         yield from zip(map(str, range(len(first))), first)
+    elif name == "_reconstruct" and (objects := _objects(call)) is not None:
+        yield from zip(map(str, range(len(objects))), objects)
     else:
         if type(args) is tuple:
             yield from zip(map(str, range(len(args))), args)
@@ -98,6 +100,12 @@ def call_entries(call: Call, spend: Spend) -> Iterator[tuple[str, Any]]:
             yield from _pairs(call.kwargs.flat, spend)
         elif call.kwargs is not None:
             yield "kwargs", call.kwargs
+
+
+def _objects(call: Call) -> list[Any] | None:
+    """What a NumPy array of objects holds; None for one of numbers, or of texts."""
+    state = call.states[-1] if call.states else None
+    return state[-1] if type(state) is tuple and state and type(state[-1]) is list else None
 
 
 def _given(args: Any, spend: Spend) -> list[Any]:

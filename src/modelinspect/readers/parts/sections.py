@@ -278,7 +278,7 @@ def _metadata(root: Any) -> dict[str, str]:
             continue
         seen.add(id(symbol))
         for key, value in _fields(symbol):
-            if type(value) is Call and value.more is None and not _is_member(value):
+            if type(value) is Call and value.more is None and not (_is_member(value) or _is_number(value)):
                 continue  # a tensor: most are
             if type(key) is not str or len(prefix) + len(key) > MAX_METADATA_TEXT:
                 continue

@@ -277,7 +277,8 @@ class _SectionWalk:
                     if isinstance(child, CONTAINERS) and self._enter(child, label, how, frame.loose):
                         break
                     continue
-                if frame.loose and id(child) in self.registered:
+                # Arrays on modules are data like any number: nobody expects them to be registered.
+                if frame.loose and (id(child) in self.registered or walk.reader.is_array(maker)):
                     continue
                 prefix = self._prefix() if frame.prefix is None else frame.prefix
                 name = prefix + label

@@ -17,7 +17,7 @@ from modelinspect.errors import DamagedFileError, visible
 from modelinspect.readers.parts.pickle_machine import Feed, read_pickle
 from modelinspect.readers.parts.pickle_symbols import Global, PersistentId, Pickle
 from modelinspect.readers.parts.torch_objects import STORAGE_TYPES, HeldStorage, read_claim
-from modelinspect.readers.parts.zip_directory import STORED, ZipDirectory
+from modelinspect.readers.parts.zip_directory import STORED, Record, ZipDirectory
 from modelinspect.tensors import Storage
 
 __all__ = ["Place", "StorageRecords", "TorchArchive", "bind"]
@@ -67,9 +67,9 @@ class TorchArchive:
             return ""
         return self.directory.content(self.directory.record(number), _MAX_TEXT).decode("latin-1").strip()
 
-    def pickle(self, name: str) -> tuple[Pickle, str, list[str]]:
+    def pickle(self, name: str) -> tuple[Pickle, Record, list[str]]:
         """
-        The pickle in a record below the root, the record's whole name and what there is to say.
+        The pickle in a record below the root, the record and what there is to say.
 
         Raises:
             DamagedFileError: It is not there or makes no sense.
@@ -85,7 +85,7 @@ class TorchArchive:
         notes = []
         if pickle.end < record.size:
             notes.append(f"{record.size - pickle.end:,} bytes follow the pickle in {visible(record.name)}")
-        return pickle, record.name, notes
+        return pickle, record, notes
 
     def facts(self) -> dict[str, str]:
         """What the small records say, for people."""
@@ -169,6 +169,7 @@ class StorageRecords:
         self.prefix = archive.root + b"/" + folder.encode() + b"/"
         self.folder = self.prefix.decode("utf-8", "backslashreplace")
         self.wanted: list[int] = []
+        self.base = directory.source.base
 
     def place(self, key: str, nbytes: int, device: str) -> tuple[Storage, str | None]:
         """The storage of a key, and why it can't be used."""
@@ -180,7 +181,8 @@ class StorageRecords:
             return Storage(self.path, shown, None, nbytes, device, self.order), fault
         self.wanted.append(number)
         size = self.sizes[number]
-        offset = self.data[number] if self.marks[number][2:] == b"\0\0" else None
+        stored = self.marks[number][2:] == b"\0\0"
+        offset = self.data[number] + self.base if stored and self.base is not None else None
         fault = None if size == nbytes else self._fault(shown, size, nbytes)
         return _new_storage(Storage, (self.path, shown, offset, size, device, self.order)), fault
 

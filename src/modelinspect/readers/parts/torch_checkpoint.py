@@ -30,6 +30,7 @@ def assemble(
     record: str,
     held: Mapping[str, HeldStorage],
     notes: Sequence[str],
+    begin: int | None = 0,
 ) -> Checkpoint:
     """
     Make the checkpoint of a file.
@@ -42,6 +43,7 @@ def assemble(
         record: Name of the record that they lie in, ``""`` for the file itself.
         held: Storages by key; each is the meaning of its persistent ids.
         notes: What the format has to say; shown after what the tensors say.
+        begin: First byte of the pickle with the tensors; None where the file doesn't hold it as it is.
 
     Raises:
         DamagedFileError: A tensor makes no sense, or bytes are missing.
@@ -49,6 +51,7 @@ def assemble(
     """
     main = pickles[0]
     reader = TensorReader(target, main.globals, main.end)
+    reader.path, reader.begin, reader.has_tensors = source.path, begin, bool(held)
     sections = read_sections(main, reader, target)
     for *_, fault in held.values():
         # torch.load needs every storage, whether a tensor uses it or not.

@@ -131,6 +131,26 @@ def _view_of(symbol: Any) -> Any:
 STORAGE_TYPES: dict[str, tuple[DType | None, int]] = {
     **{name: (dtype, dtype.itemsize) for name, dtype in BY_TORCH_STORAGE.items()},
     "UntypedStorage": (None, 1),
+    # TorchScript names a storage of any data type; torch.save those of later years by the tensor.
+    **{
+        f"{script}Storage": (BY_NAME[name], BY_NAME[name].itemsize)
+        for script, name in {
+            "UInt16": "uint16",
+            "UInt32": "uint32",
+            "UInt64": "uint64",
+            "Float8_e5m2": "float8_e5m2",
+            "Float8_e4m3fn": "float8_e4m3fn",
+            "Float8_e5m2fnuz": "float8_e5m2fnuz",
+            "Float8_e4m3fnuz": "float8_e4m3fnuz",
+            "Float8_e8m0fnu": "float8_e8m0fnu",
+            "Float4_e2m1fn_x2": "float4_e2m1fn_x2",
+            "Bits8": "bits8",
+            "Bits16": "bits16",
+            "Bits1x8": "bits1x8",
+            "Bits2x4": "bits2x4",
+            "Bits4x2": "bits4x2",
+        }.items()
+    },
 }
 """Name of a storage class to its data type, None for untyped, and bytes an element."""
 
@@ -161,8 +181,14 @@ class TensorReader:
 
     def __init__(self, where: str, globals_: Iterable[Global], nbytes: int = 0) -> None:
         self.where = where
+        self.path = where
+        """Of the file that the pickle lies in."""
+        self.begin: int | None = None
+        """Its first byte there; None where that doesn't hold it as it is."""
+        self.has_tensors = False
+        """There are tensors beside arrays, so that these are no model's."""
+        self._placed: dict[int, Storage] = {}
         self._most = self._left = _FREE_WORK + nbytes
-        self._arrays = 0
         for name in globals_:
             name.meaning = None if name.computed else _MAKERS.get(name.dotted) or _old_tensor_maker(name)
 
@@ -175,7 +201,13 @@ class TensorReader:
             return None
         if maker is _OLD_TENSOR and not _is_old_tensor(symbol):
             return None
+        if maker is _ARRAY and not self._is_array(symbol):
+            return None
         return maker  # type: ignore[no-any-return]
+
+    def is_array(self, maker: Maker) -> bool:
+        """Does it make a NumPy array?"""
+        return maker is _ARRAY
 
     def read(self, maker: Maker, symbol: Any, name: str, how: How = BARE, depth: int = 0) -> TensorInfo:
         """
@@ -254,7 +286,7 @@ class TensorReader:
         """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])``."""
         pid, offset, size, stride, flag = call.args[:5]
         if type(pid) is not PersistentId:
-            self._damaged(name, "it has no storage")
+            pid = self._loaded(pid, name)
         held: HeldStorage = pid.meaning
         storage, storage_dtype, first, nbytes, fault = held
         if fault is not None:
@@ -305,6 +337,13 @@ class TensorReader:
                 "",
             ),
         )
+
+    def _loaded(self, symbol: Any, name: str) -> PersistentId:
+        """The storage that ``torch.storage._load_from_bytes(bytes)`` gives, once the bytes are read."""
+        pid = symbol.args[0] if type(symbol) is Call and type(symbol.args) is tuple and symbol.args else None
+        if type(pid) is not PersistentId or pid.meaning is None:
+            self._damaged(name, "it has no storage")
+        return pid
 
     def _tensor_v1(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_tensor(storage, offset, size, stride)``."""
@@ -463,18 +502,52 @@ class TensorReader:
         grad = True if flag is True and how.grad is None else row.requires_grad
         return row._replace(dtype=self._dtype(dtype, name), requires_grad=grad)
 
-    def _from_numpy(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:  # noqa: ARG002
+    def _from_numpy(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)``: XLA."""
         array, dtype, device, flag = call.args
+        row = self._array(array, name, how if how.kind else How("parameter"), depth)
         found = self._dtype(dtype, name)
-        shape = _sizes(array.states[-1][1])
-        row = self._composite(name, found, shape, "strided", [], how)
-        self._arrays += 1
-        key = f"array {self._arrays} in the pickle"
+        kind = how.kind or infer_kind(name, found, row.shape)
         on = device if type(device) is str and len(device) <= _MAX_CLAIM_TEXT else "cpu"
-        place = Storage(self.where, key, None, found.nbytes(prod(shape)), on)
+        assert row.storage is not None
+        # numpy has no bfloat16: such a tensor is saved as float32 and converted when it is loaded.
+        place = row.storage._replace(device=on, nbytes=found.nbytes(row.numel))
+        if found is not row.dtype:
+            place = place._replace(offset=None)
         grad = True if flag is True and how.grad is None else row.requires_grad
-        return row._replace(storage=place, requires_grad=grad)
+        return row._replace(dtype=found, kind=kind, storage=place, requires_grad=grad, class_name="")
+
+    # -- arrays ----------------------------------------------------------------------------
+
+    def _is_array(self, call: Call) -> bool:
+        """Does the call make an array of numbers? Of what makes no sense yes, so that it is said."""
+        from modelinspect.readers.parts.numpy_arrays import array_of
+
+        try:
+            return array_of(call) is not None
+        except (IndexError, TypeError, ValueError, AttributeError):
+            return True
+
+    def _array(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:  # noqa: ARG002
+        """A NumPy array."""
+        from modelinspect.readers.parts.numpy_arrays import array_of
+
+        found = array_of(call)
+        if found is None:
+            raise ValueError
+        nbytes = found.dtype.nbytes(prod(found.shape))
+        if not found.numbers.least <= nbytes <= found.numbers.most:
+            self._damaged(name, f"its numbers take {nbytes:,} bytes, the pickle holds {found.numbers.most:,}")
+        kind = how.kind or ("other" if self.has_tensors else infer_kind(name, found.dtype, found.shape))
+        row = self._composite(name, found.dtype, found.shape, "strided", [], how._replace(kind=kind))
+        place = self._placed.get(id(call))
+        if place is None:
+            position = found.numbers.position
+            offset = None if position is None or self.begin is None else self.begin + position
+            key = f"array {len(self._placed) + 1} in the pickle"
+            place = Storage(self.path, key, offset, nbytes, "cpu", found.byteorder)
+            self._placed[id(call)] = place
+        return row._replace(storage=place, explicit_stride=found.stride, class_name="numpy.ndarray")
 
 
 @lru_cache(maxsize=256)
@@ -560,6 +633,7 @@ _PLAIN_CLASSES = {
     "torch.nn.parameter.Buffer",
 }
 
+_ARRAY = Maker(TensorReader._array, False)
 _FROM_TYPE = Maker(TensorReader._from_type, True)
 _OLD_TENSOR = Maker(TensorReader._old_tensor, False)
 _WRAPPERS = (TensorReader._wrapper, TensorReader._jagged)
@@ -589,6 +663,10 @@ _MAKERS: dict[str, Maker] = {
     "torch._utils._rebuild_xla_tensor": Maker(TensorReader._from_numpy, False),
     "torch.nn.parameter.UninitializedParameter": Maker(TensorReader._uninitialized, False),
     "torch.nn.parameter.UninitializedBuffer": Maker(TensorReader._uninitialized, False),
+    "numpy._core.multiarray._reconstruct": _ARRAY,
+    "numpy.core.multiarray._reconstruct": _ARRAY,
+    "numpy._core.numeric._frombuffer": _ARRAY,
+    "numpy.core.numeric._frombuffer": _ARRAY,
 }
 
 
@@ -612,9 +690,8 @@ _CONTAINERS = frozenset({
     "_codecs.encode", "copy_reg._reconstructor", "copyreg._reconstructor",
     "torch.Size", "torch.device", "torch.Tensor", "torch.serialization._get_layout",
     "torch.nn.parameter.Buffer", "torch.storage.UntypedStorage", "torch.storage.TypedStorage",
-    "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar",
-    "torch.nested._internal.nested_tensor.NestedTensor",
+    "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "torch.nested._internal.nested_tensor.NestedTensor", "torch.storage._load_from_bytes",
 })  # fmt: skip
 _TORCH_CONSTANTS = frozenset({
     "strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged",
