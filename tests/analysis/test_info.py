@@ -205,6 +205,16 @@ def test_a_pickle_that_names_more_would_execute_it(tmp_path: Path) -> None:
     assert found.names == (f"{os.getcwd.__module__}.getcwd",)
 
 
+def test_pickles_beside_the_weights_count(tmp_path: Path) -> None:
+    """Of a folder of safetensors and a training state the answer is of the worse."""
+    checkpoint = saved(tmp_path / "x.pt", {"w": WEIGHT, "x": Runs()})
+    found = how_it_loads(replace(checkpoint, format="safetensors"))
+    assert (found.verdict, found.call) == ("refused", "torch.load")
+    arrays = how_it_loads(replace(checkpoint, format="npy"))
+    assert (arrays.verdict, arrays.call) == ("refused", "numpy.load")
+    assert arrays.names == found.names
+
+
 def test_what_a_configuration_would_run_is_said(tmp_path: Path) -> None:
     """Code of auto_map and templates run in other places than the loader."""
     save_file({"w": WEIGHT}, tmp_path / "x.safetensors", {"config.auto_map.AutoModel": "a.py"})

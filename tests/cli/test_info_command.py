@@ -159,7 +159,7 @@ def test_nothing_heavy_is_imported(folder: Path, name: str) -> None:
     )
     loaded = set(done.stderr.rpartition("loaded")[2].split())
     assert not loaded & {"torch", "numpy", "rich"}
-    assert not loaded & {"modelinspect.analysis.adapters", "modelinspect.analysis.quantization"}
+    assert "modelinspect.analysis.adapters" not in loaded
 
 
 def test_reading_runs_nothing(cli: Cli, folder: Path, tmp_path: Path) -> None:

@@ -64,10 +64,10 @@ def training_checkpoint(samples: Any) -> Checkpoint:
 
 def quantized_checkpoint(samples: Any) -> Checkpoint:
     """Packed weights beside their scales, in shards."""
-    packed = Quantized("GPTQ", (4096, 4096), 4096 * 4096, 4, ("scales",))
     tensors = [samples.tensor("model.embed_tokens.weight", (32000, 4096), "float16")]
     for layer in range(4):
         at = f"model.layers.{layer}.self_attn.q_proj"
+        packed = Quantized("GPTQ", (4096, 4096), 4096 * 4096, 4, (f"{at}.scales",))
         tensors += [
             samples.tensor(f"{at}.qweight", (512, 4096), "int32", quantized=packed),
             samples.tensor(f"{at}.scales", (32, 4096), "float16", kind="buffer", declared=True),
@@ -175,6 +175,36 @@ def test_json_holds_raw_values(samples: Any) -> None:
     assert quantized["architecture"] == "LlamaForCausalLM"
     assert definition["loading"] is None
     assert definition["format"] is None
+
+
+def test_alike_sections_and_optimizers_are_one_line(samples: Any) -> None:
+    """Eight ranks of a training are not eight lines."""
+    checkpoint = training_checkpoint(samples)
+    moments = checkpoint.tables["optimizer_states.0"]
+    settings = checkpoint.optimizers["optimizer_states.0"]
+    ranks = [f"rank_{number}.optimizer" for number in range(8)]
+    report = checkpoint_info(
+        replace(
+            checkpoint,
+            tables={"state_dict": checkpoint.table, **dict.fromkeys(ranks, moments)},
+            roles={"state_dict": "model", **dict.fromkeys(ranks, "optimizer")},
+            optimizers=dict.fromkeys(ranks, settings),
+        )
+    )
+    text = written(info_card(report), "table", width=100)
+    assert "rank_{0..7}.optimizer, 6 tensors ×8" in text
+    assert "weight_decay 0.1 ×8" in text
+    (record,) = json.loads(written(info_records([report]), "json"))["targets"]
+    assert len(record["sections"]) == 9
+    assert len(record["optimizers"]) == 8
+
+
+def test_rare_types_are_added_up(samples: Any) -> None:
+    """A file of twenty data types has lines for six."""
+    names = ("float32", "float16", "bfloat16", "float64", "int8", "int16", "int32", "int64", "uint8")
+    tensors = [samples.tensor(name, (8,), name) for name in names]
+    text = written(info_card(table_info(ParameterTable("t", tensors, "file"))), "table", width=100)
+    assert re.search(r"others +32  3 further types", text)
 
 
 HOSTILE = {

@@ -172,12 +172,12 @@ def checkpoint_info(checkpoint: Checkpoint, section: str | None = None) -> InfoR
         files=len(checkpoint.files),
         nbytes=checkpoint.nbytes,
         bytes_read=checkpoint.bytes_read,
-        writer=", ".join(filter(None, [found.writer(), facts.pop(_WRITER, "")])),
-        architecture=table.modules.get("") or found.first(_ARCHITECTURES) or facts.pop("architecture", ""),
+        writer=", ".join(filter(None, [found.writer(), *(facts.pop(title, "") for title in _WRITERS)])),
+        architecture=table.modules.get("") or found.first(_ARCHITECTURES) or facts.get("architecture", ""),
         count=count,
         sections=tuple(_sections(checkpoint, table.section)),
         modules=_classes(table),
-        quantized=_quantized(table),
+        quantized=count.quantized,
         adapters=_adapters(checkpoint),
         epoch=found.number(_EPOCHS),
         step=found.number(_STEPS),
@@ -213,7 +213,7 @@ def table_info(table: ParameterTable) -> InfoReport:
         architecture=table.modules.get("", ""),
         count=count,
         modules=_classes(table),
-        quantized=_quantized(table),
+        quantized=count.quantized,
         largest=_largest(table),
         # A definition lies on the meta device, or wherever its constructor puts it.
         devices=devices if table.origin == "memory" else (),
@@ -274,14 +274,6 @@ def _classes(table: ParameterTable) -> dict[str, int]:
     return dict(Counter(name for path, name in table.modules.items() if path).most_common())
 
 
-def _quantized(table: ParameterTable) -> tuple[QuantizationTotal, ...]:
-    if all(tensor.quantized is None for tensor in table):
-        return ()
-    from modelinspect.analysis.quantization import quantization
-
-    return quantization(table)
-
-
 # Parts of the names of all tensors that adapters know; most files have none of them, and
 # a report starts in a few milliseconds.
 _MARKS = (
@@ -304,7 +296,8 @@ def _adapters(checkpoint: Checkpoint) -> tuple[Adapter, ...]:
 # Last parts of keys that name what the model is, the surest first: configurations of
 # transformers and diffusers, GGUF, training scripts of timm.
 _ARCHITECTURES = ("architectures", "_class_name", "general.architecture", "arch", "model_type")
-_WRITER = "written by"
+_WRITERS = ("written by", "producer")
+"""Titles of facts that say who wrote the file."""
 _VERSIONS = {
     "pytorch-lightning_version": "PyTorch Lightning",
     "transformers_version": "transformers",

@@ -108,19 +108,29 @@ def _loading(checkpoint: Checkpoint, name: str) -> Loading:
     way = _WAYS[name]
     if way.kind == "torch":
         return _by_torch(checkpoint, name, way)
-    foreign = _dotted(name for name in checkpoint.globals if not name.understood)
     if way.kind == "data":
-        if not checkpoint.globals:
-            return Loading("no", way.call, way.reason)
-        return Loading(
-            "refused", way.call, f"it refuses the pickle inside; {way.call} told to allow it calls", foreign
-        )
+        return _of_data(checkpoint, name, way)
+    foreign = _dotted(name for name in checkpoint.globals if not name.understood)
     if way.kind == "code":
         return Loading("yes", way.call, way.reason, foreign)
     if foreign:
         return Loading("yes", way.call, "unpickles whatever there is, and would import and call", foreign)
     reason = "the pickle in it calls what makes tensors and plain data, and nothing else"
     return Loading("no", way.call, reason if checkpoint.globals else "it names nothing to call")
+
+
+def _of_data(checkpoint: Checkpoint, name: str, way: _Way) -> Loading:
+    """Formats that hold no code; an array of objects is a pickle, and so may be files beside them."""
+    if not checkpoint.globals:
+        return Loading("no", way.call, way.reason)
+    if name in ("npy", "npz"):
+        foreign = _dotted(name for name in checkpoint.globals if not name.understood)
+        more = "would import and call" if foreign else "would unpickle it"
+        return Loading(
+            "refused", way.call, f"it refuses arrays of objects; allow_pickle=True {more}", foreign
+        )
+    beside = _by_torch(checkpoint, "torch-zip", _WAYS["torch-zip"])
+    return beside._replace(reason=f"of the pickles beside the weights: {beside.reason}")
 
 
 def _by_torch(checkpoint: Checkpoint, name: str, way: _Way) -> Loading:

@@ -45,6 +45,7 @@ _MOST_METADATA = 12
 _SHORT = 60
 """Characters of an entry that shares its line with others."""
 _MOST_SECTIONS = 8
+_MOST_DTYPES = 6
 _MOST_NAMES = 6
 """Of classes, devices, targets of an adapter, names that a loader refuses."""
 
@@ -64,7 +65,7 @@ def info_card(report: InfoReport) -> Sheet:
         *_texts("adapter", map(_adapter, report.adapters)),
         *_texts("sections", _sections(report)),
         *_texts("training", [_progress(report)]),
-        *_texts("optimizer", map(_optimizer, report.optimizers)),
+        *_texts("optimizer", _optimizers(report.optimizers)),
         *_texts("largest", _largest(report)),
         *_texts("devices", [_devices(report)]),
         *_texts("metadata", _metadata(report)),
@@ -109,8 +110,11 @@ def _container(report: InfoReport) -> Iterator[Line]:
         yield from _texts("written by", [_cut(report.writer)])
         files = f"{_counted(report.files, 'file')}, {short_bytes(report.bytes_read)} read for this"
         yield Line("size", report.nbytes, "bytes", remark=files)
-    facts = [f"{_cut(key, 30)} {_cut(text, 60)}" for key, text in report.facts.items()
-             if (key, text) not in _USUAL]  # fmt: skip
+    facts = [
+        f"{_cut(key, 30)} {_cut(text, 60)}"
+        for key, text in report.facts.items()
+        if (key, text) not in _USUAL and text != report.architecture
+    ]
     yield from _texts("container", [" · ".join(facts)])
 
 
@@ -126,9 +130,16 @@ _USUAL = {
 def _count(report: InfoReport) -> Iterator[Line]:
     """The lines of a count card that say something."""
     count = report.count
+    rare = {f"  {each.dtype}" for each in count.dtypes[_MOST_DTYPES:]}
     for line in count_card(count)[0].footer:
+        if line.label in rare:
+            if line.label.strip() == count.dtypes[_MOST_DTYPES].dtype:
+                rest = sum(each.nbytes for each in count.dtypes[_MOST_DTYPES:])
+                yield Line("  others", rest, "bytes", remark=_counted(len(rare), "further type"))
+            continue
         dull = (
             line.value is None
+            or line.label == "quantized"  # has a line of its own
             or (line.label == "buffers" and not line.value)
             or (line.label == "named" and count.named == count.unique)
             or (line.label == "frozen" and not line.value)
@@ -167,17 +178,22 @@ def _sections(report: InfoReport) -> Iterator[str]:
     """Which there are, with their sizes; one alone is what the card is of."""
     if len(report.sections) < 2:
         return
+    alike: dict[tuple[str, int, int, int], list[str]] = {}
+    for each in report.sections:
+        figures = (each.role, each.numel, each.nbytes, each.tensors)
+        alike.setdefault(figures, []).append(each.name)
     rows = [
-        (
-            each.role,
-            short_count(each.numel),
-            short_bytes(each.nbytes),
-            f"{_cut(each.name) or '(in no section)'}, {_counted(each.tensors, 'tensor')}",
-        )
-        for each in report.sections[:_MOST_SECTIONS]
+        (role, short_count(numel), short_bytes(nbytes), f"{name}, {_counted(tensors, 'tensor')}{times}")
+        for (role, numel, nbytes, tensors), names in alike.items()
+        for name, times in _named_sections(names)
     ]
-    yield from _aligned(rows, right=(1, 2))
-    yield from _rest(len(report.sections) - len(rows), "sections")
+    yield from _aligned(rows[:_MOST_SECTIONS], right=(1, 2))
+    yield from _rest(len(rows) - _MOST_SECTIONS, "sections")
+
+
+def _named_sections(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name, times in _folded(names):
+        yield _cut(name) or "(in no section)", f" ×{times}" if times > 1 else ""
 
 
 def _rest(more: int, what: str) -> list[str]:
@@ -202,6 +218,14 @@ def _progress(report: InfoReport) -> str:
 
 
 _SHOWN_SETTINGS = ("lr", "betas", "momentum", "weight_decay")
+
+
+def _optimizers(optimizers: Sequence[OptimizerInfo]) -> Iterator[str]:
+    """Those of which something is known, alike ones once."""
+    said = [_optimizer(each) for each in optimizers if each.kind or each.settings]
+    for text in list(dict.fromkeys(said))[:_MOST_NAMES]:
+        yield f"{text} ×{said.count(text)}" if said.count(text) > 1 else text
+    yield from _rest(len(set(said)) - _MOST_NAMES, "optimizers")
 
 
 def _optimizer(optimizer: OptimizerInfo) -> str:
@@ -239,15 +263,16 @@ def _folded_in_one(tensors: LargestTensors) -> str:
     names = _folded(tensors.names)
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     times = f" ×{len(tensors.names)}" if len(tensors.names) > 1 else ""
-    return f"{_cut(names[0])}{more}{times}"
+    return f"{_cut(names[0][0])}{more}{times}"
 
 
-def _folded(names: Sequence[str]) -> list[str]:
+def _folded(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Names with those put together that differ in numbers only, and how many each stands for."""
     if len(names) == 1:
-        return list(names)
+        return [(names[0], 1)]
     from modelinspect.render.folding import fold_names
 
-    return [name for name, _ in fold_names(names)]
+    return fold_names(names)
 
 
 def _devices(report: InfoReport) -> str:
@@ -398,7 +423,7 @@ def _of_count(count: CountReport) -> dict[str, Any]:
     return {key: value for key, value in count_record(count).items() if key not in _NOT_OF_INFO}
 
 
-_NOT_OF_INFO = frozenset({"target", "by", "groups"})
+_NOT_OF_INFO = frozenset({"target", "by", "groups", "quantized"})
 
 
 def _objects(items: Iterable[Any], **renamed: str) -> list[dict[str, Any]]:
@@ -409,7 +434,7 @@ def _objects(items: Iterable[Any], **renamed: str) -> list[dict[str, Any]]:
 
 def _of_largest(tensors: LargestTensors) -> dict[str, Any]:
     return {
-        "names": _folded(tensors.names),
+        "names": [name for name, _ in _folded(tensors.names)],
         "tensors": len(tensors.names),
         "shape": tensors.shape,
         "dtype": tensors.dtype,
