@@ -57,6 +57,7 @@ def start_up(rounds: int) -> Iterator[Row]:
         "count, safetensors": [COMMAND, "count", small["safetensors"]],
         "params, safetensors": [COMMAND, "params", small["safetensors"]],
         "count, torch zip": [COMMAND, "count", small["torch zip"]],
+        "info, torch zip": [COMMAND, "info", small["torch zip"]],
         "params, torch zip": [COMMAND, "params", small["torch zip"]],
         "count --help": [COMMAND, "count", "--help"],
         "grads --help": [COMMAND, "grads", "--help"],
