@@ -166,7 +166,7 @@ class Window(ByteSource):
 class Unpacked(ByteSource):
     """Bytes in memory, which the file at *path* holds in another form."""
 
-    base = None
+    base: int | None = None
 
     def __init__(self, path: str, raw: bytes) -> None:
         super().__init__(path, len(raw))

@@ -138,7 +138,7 @@ def _numbers(data: Any, expected: int) -> Numbers:
     if type(data) is Blob and data.kind == "text":
         # Of Python 2, where texts are bytes.
         return Numbers(data.position, data.nbytes, data.nbytes)
-    if type(data) is str:
+    if type(data) is str or type(data) is Blob:
         # The same in protocol 0, with escapes.
         return Numbers(None, 0, _MOST)
     if type(data) is bytes:
@@ -149,8 +149,8 @@ def _numbers(data: Any, expected: int) -> Numbers:
     if type(text) is str:
         return Numbers(None, len(text), len(text))
     if type(text) is Blob:
-        # UTF-8 takes one byte or two for a character of Latin-1.
-        return Numbers(None, (text.nbytes + 1) // 2, text.nbytes)
+        # A character of Latin-1 takes one byte or two in UTF-8, and up to six with an escape.
+        return Numbers(None, text.nbytes // (2 if text.kind == "text" else 6), text.nbytes)
     raise ValueError
 
 

@@ -86,6 +86,7 @@ def call_entries(call: Call, spend: Spend) -> Iterator[tuple[str, Any]]:
         yield from zip(map(str, range(len(first))), first)
     elif name == "_reconstruct" and (objects := _objects(call)) is not None:
         yield from zip(map(str, range(len(objects))), objects)
+        return
     else:
         if type(args) is tuple:
             yield from zip(map(str, range(len(args))), args)

@@ -45,7 +45,9 @@ MAX_KEPT_BYTES = 1 << 10
 MIN_PLACED_BYTES = 8
 """Of byte strings that are kept with their place; of shorter ones there may be very many."""
 MAX_LINE_BYTES = 1 << 16
-"""Of the opcodes that end with a line feed: names, decimal numbers, quoted texts."""
+"""Of the opcodes that end with a line feed: names and decimal numbers ..."""
+MAX_TEXT_LINE_BYTES = 1 << 26
+"""... and texts, which in protocol 0 arrays of numbers are written as."""
 MAX_NAME_BYTES = 1 << 12
 """Of a module and a name in it: both may be kept once and named together many times."""
 MAX_INTEGER_BYTES = 64
@@ -505,15 +507,27 @@ class _Machine:
 
     def _line(self, begin: int) -> tuple[bytes, int]:
         """The text up to the next line feed, and where the line after it begins."""
+        end = self._line_end(begin, MAX_LINE_BYTES)
+        return self.feed.data[begin:end], end + 1
+
+    def _line_end(self, begin: int, most: int) -> int:
         data, base = self.feed.data, self.feed.base
-        end = data.find(b"\n", begin, begin + MAX_LINE_BYTES)
+        end = data.find(b"\n", begin, begin + most)
         if end >= 0:
-            return data[begin:end], end + 1
-        if len(data) - begin >= MAX_LINE_BYTES:
-            raise self.limit(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+            return end
+        have = len(data) - begin
+        if have >= most:
+            raise self.limit(f"a line of more than {most:,} bytes")
         if base + len(data) >= self.feed.size:
             raise self.feed.damaged(base + begin, "it is cut off in a name or number", True)
-        raise _NeedMoreError(min(base + begin + MAX_LINE_BYTES, self.feed.size))
+        raise _NeedMoreError(min(base + begin + max(2 * have, MAX_LINE_BYTES), self.feed.size))
+
+    def _long_line(self, begin: int) -> tuple[bytes | Blob, int]:
+        """The same of a text, which may be so long that only its place is kept."""
+        end = self._line_end(begin, MAX_TEXT_LINE_BYTES)
+        if end - begin > MAX_TEXT_BYTES:
+            return Blob("escaped", end - begin, self.feed.base + begin), end + 1
+        return self.feed.data[begin:end], end + 1
 
     def _text_line(self, begin: int) -> tuple[str, int]:
         line, end = self._line(begin)
@@ -609,7 +623,10 @@ class _Machine:
         return end
 
     def _string(self, pos: int) -> int:
-        line, end = self._line(pos + 1)
+        line, end = self._long_line(pos + 1)
+        if isinstance(line, Blob):
+            self.stack.append(line)
+            return end
         line = line.strip()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
             raise self.feed.damaged(self.at, "a text of protocol 0 is not quoted")
@@ -620,9 +637,9 @@ class _Machine:
         return end
 
     def _unicode(self, pos: int) -> int:
-        line, end = self._line(pos + 1)
+        line, end = self._long_line(pos + 1)
         try:
-            self.stack.append(line.decode("raw-unicode-escape"))
+            self.stack.append(line if isinstance(line, Blob) else line.decode("raw-unicode-escape"))
         except UnicodeDecodeError:
             raise self.feed.damaged(self.at, "a text holds an escape that makes no sense") from None
         return end

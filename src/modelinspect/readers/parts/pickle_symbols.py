@@ -155,13 +155,17 @@ class PersistentId:
         return "<PersistentId>"
 
 
+BlobKind = Literal["text", "bytes", "integer", "escaped"]
+
+
 class Blob:
     """A text, byte string or integer too long to keep: its length and place in bytes."""
 
     __slots__ = ("kind", "nbytes", "position")
 
-    def __init__(self, kind: Literal["text", "bytes", "integer"], nbytes: int, position: int) -> None:
+    def __init__(self, kind: BlobKind, nbytes: int, position: int) -> None:
         self.kind = kind
+        """``escaped`` is a text of protocol 0, with its escapes."""
         self.nbytes = nbytes
         self.position = position
 
