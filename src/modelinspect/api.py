@@ -233,6 +233,7 @@ def params(
     summaries, value_notes = (
         _values(table, holder, rows, seed, progress, in_hand=holder is what) if values else (None, ())
     )
+    of, owner_notes = _owners(holder, table)
     return ParamsReport(
         table=table,
         tensors=rows,
@@ -240,14 +241,36 @@ def params(
         tied_to=table.tied_to,
         tree=build_tree(rows, table, depth) if tree else None,
         values=summaries,
+        of=of,
         notes=(
             *(holder.notes if isinstance(holder, Checkpoint) else ()),
             *table.notes,
             *unregistered_remarks(table),
             *value_notes,
+            *owner_notes,
             *_unmatched(unmatched),
         ),
     )
+
+
+def _owners(holder: Any, table: ParameterTable) -> tuple[dict[str, str], list[str]]:
+    """Parameters that an optimizer's tensors belong to; nothing where none of them is listed."""
+    if not isinstance(holder, Checkpoint) or "optimizer" not in holder.roles.values():
+        return {}, []
+    listed = [name for name in holder.tables if table.section in (name, "all")]
+    sections = [name for name in listed if holder.roles[name] == "optimizer"]
+    if not sections:
+        return {}, []
+    from modelinspect.analysis.optimizer_members import owners
+
+    of: dict[str, str] = {}
+    notes: list[str] = []
+    for section in sections:
+        found, said = owners(holder, section)
+        before = f"{section}." if section and table.section == "all" else ""
+        of.update((before + name, parameter) for name, parameter in found.items())
+        notes += [note for note in said if note not in notes]
+    return of, notes
 
 
 def fit(definition: Inspectable, checkpoint: Inspectable, *, section: str | None = None) -> FitReport:

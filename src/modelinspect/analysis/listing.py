@@ -62,6 +62,9 @@ class ParamsReport(Displayed):
     """The same rows as a tree, where one was asked for."""
     values: Mapping[str, ValueSummary] | None = field(default=None, repr=False)
     """Summaries by name, where values were asked for."""
+    of: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Of an optimizer's state: name of a tensor to that of the parameter it belongs to,
+    where that can be told."""
     notes: tuple[str, ...] = ()
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import isfinite, isnan
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelinspect.analysis.gradients import Figures, GradientRow, Thresholds, judge, settled
 from modelinspect.analysis.parameter_order import Reading, Shape, read_order
-from modelinspect.analysis.stored_figures import figures_of_stored, why_unreadable
 from modelinspect.errors import visible
 from modelinspect.tensors import Checkpoint, ParameterTable, Storage, TensorInfo
-from modelinspect.values import ReadFunction
+
+if TYPE_CHECKING:  # it imports numpy, which only values need
+    from modelinspect.values import ReadFunction
 
 __all__ = ["NO_WEIGHTS", "Measured", "Model", "Progress", "left_out", "model_of", "plural", "told"]
 
@@ -100,6 +101,8 @@ class Model:
 
     def has_values(self, row: TensorInfo | None, shape: Shape) -> bool:
         """Can the parameter's values be read, and are they those of a gradient of this shape?"""
+        from modelinspect.analysis.stored_figures import why_unreadable
+
         in_file = self.table is not None and self.table.origin == "file"
         return in_file and row is not None and row.shape == shape and why_unreadable(row) is None
 
@@ -107,6 +110,8 @@ class Model:
         """L2 norm of a parameter; None where its values are not at hand."""
         if row is None or not self.has_values(row, shape):
             return None
+        from modelinspect.analysis.stored_figures import figures_of_stored
+
         return figures_of_stored(row, read).l2
 
     def rows_of(self, found: Iterable[Measured], thresholds: Thresholds) -> list[GradientRow]:

@@ -12,7 +12,8 @@ from math import expm1, isfinite, log, sqrt
 from typing import NamedTuple
 
 from modelinspect.analysis.gradients import Figures
-from modelinspect.analysis.optimizer_kinds import LIKELY, STATES_NAMED, Family, named_family
+from modelinspect.analysis.optimizer_kinds import STATES_NAMED, Family, named_family
+from modelinspect.analysis.optimizer_members import Held
 from modelinspect.analysis.stored_figures import (
     Squares,
     figures_of_factors,
@@ -24,24 +25,7 @@ from modelinspect.errors import visible
 from modelinspect.tensors import Setting, TensorInfo
 from modelinspect.values import ReadFunction
 
-__all__ = ["Family", "Held", "Moments", "family_of", "measured", "shape_of", "tensors_read"]
-
-State = Mapping[str, TensorInfo]
-
-
-class Held(NamedTuple):
-    """What an optimizer holds of one parameter."""
-
-    section: str
-    key: int | str
-    number: int
-    """Place in its optimizer, from 0, through all groups."""
-    name: str
-    """Name where the file says it, else empty."""
-    state: State
-    """Tensors by the names of their states."""
-    settings: Mapping[str, Setting]
-    step: int | float | TensorInfo | None
+__all__ = ["Family", "Moments", "family_of", "measured", "tensors_read"]
 
 
 class Moments(NamedTuple):
@@ -50,10 +34,6 @@ class Moments(NamedTuple):
     figures: Figures
     second_rms: float | None
     remark: str
-
-
-# States that have the shape of their parameter.
-_SHAPED = (*LIKELY, "exp_avg_sq", "square_avg", "sum", "prev", "variance", "ax", "z", "state1")
 
 
 def family_of(held: Held) -> Family | str:
@@ -103,14 +83,6 @@ def tensors_read(family: Family, held: Held) -> list[TensorInfo]:
     """The states that the figures are taken from."""
     names = (family.first, family.second, family.column)
     return [held.state[name] for name in names if name is not None]
-
-
-def shape_of(state: State) -> tuple[int, ...] | None:
-    """Shape of the parameter that a state belongs to; None where it does not say."""
-    for row, column, kept in (("row_var", "col_var", -1), ("exp_avg_sq_row", "exp_avg_sq_col", None)):
-        if row in state and column in state and state[column].shape:
-            return (*state[row].shape[:kept], state[column].shape[-1])
-    return next((state[name].shape for name in _SHAPED if name in state), None)
 
 
 # -- figures -----------------------------------------------------------------------------

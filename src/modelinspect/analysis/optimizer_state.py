@@ -10,7 +10,6 @@ are found in :mod:`modelinspect.analysis.parameter_order`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from math import isfinite
 from typing import NamedTuple
 
@@ -25,27 +24,30 @@ from modelinspect.analysis.measured_rows import (
     plural,
     told,
 )
-from modelinspect.analysis.optimizer_families import Family, Held, family_of, measured, shape_of, tensors_read
+from modelinspect.analysis.optimizer_families import Family, family_of, measured, tensors_read
+from modelinspect.analysis.optimizer_members import (
+    Groups,
+    Held,
+    Named,
+    groups_of,
+    named_by,
+    quoted,
+    shape_of,
+)
 from modelinspect.analysis.saved_gradients import has_saved_gradients, saved_gradients
 from modelinspect.analysis.stored_figures import number_in
 from modelinspect.errors import UnknownAnswerError, visible
 from modelinspect.readers.parts.storage_bytes import StorageReader
-from modelinspect.tensors import Checkpoint, OptimizerGroup, OptimizerState, ParameterTable, TensorInfo
+from modelinspect.tensors import Checkpoint, OptimizerState, ParameterTable, TensorInfo
 
 __all__ = ["checkpoint_gradients", "optimizer_gradients", "saved_gradients"]
 
-_MAX_NESTED = 4
-"""Dots that the name of a state may have: 8-bit optimizers nest theirs."""
 _SHOWN = 3
 """Different values of a setting that are shown."""
 _SETTINGS = ("lr", "betas", "momentum", "weight_decay")
 _SECTIONS_NAMED = 8
 _NAMED = 6
 """Parameters that a note names."""
-_NO_NAMES = (
-    "parameters have numbers: neither the optimizer nor a model beside it says their names; "
-    "--weights MODEL gives them"
-)
 
 
 def checkpoint_gradients(
@@ -111,7 +113,7 @@ def optimizer_gradients(
     thresholds = thresholds or Thresholds()
     groups, notes = _groups(checkpoint, section)
     model = model_of(checkpoint, names)
-    named, name_notes = _named(groups, model)
+    named, name_notes = named_by(groups, model)
     families = [family_of(each.held) for each in named]
     shown = [_Shown(each, family) for each, family in zip(named, families) if isinstance(family, Family)]
     notes += left_out((family for family in families if isinstance(family, str)), "parameter")
@@ -136,157 +138,31 @@ def optimizer_gradients(
 
 # -- what the optimizers hold ------------------------------------------------------------
 
-_Groups = list[list[Held]]
 
-
-def _groups(checkpoint: Checkpoint, section: str | None) -> tuple[_Groups, list[str]]:
+def _groups(checkpoint: Checkpoint, section: str | None) -> tuple[Groups, list[str]]:
     """Every parameter of the optimizers, group after group; those without state as well."""
     if section is None:
         sections = [name for name, role in checkpoint.roles.items() if role == "optimizer"]
     else:
         checkpoint.section(section)
         sections = [section]
-    groups: _Groups = []
+    groups: Groups = []
     notes = []
     for name in sections:
         said = checkpoint.optimizers.get(name, OptimizerState())
         if said.fault:
-            notes.append(f"groups and steps of {_quoted(name)} are not read: {said.fault}")
+            notes.append(f"groups and steps of {quoted(name)} are not read: {said.fault}")
         # An optimizer whose tensors are not those of a state_dict has none of its parameters.
         if name in checkpoint.tables:
-            groups += _groups_of(name, checkpoint.tables[name], said)
+            groups += groups_of(name, checkpoint.tables[name], said)
     if not any(held.state for group in groups for held in group):
         raise _nothing_there(checkpoint, section)
     return groups, notes
 
 
-def _groups_of(section: str, table: ParameterTable, said: OptimizerState) -> _Groups:
-    known = {str(key) for group in said.groups for key in group.params}
-    states = _states(table, known)
-    numbers = iter(range(len(known) + len(states)))
-    groups: _Groups = []
-    for group in said.groups:
-        names = group.names or tuple(
-            key if isinstance(key, str) and not key.isdigit() else "" for key in group.params
-        )
-        members = []
-        for key, name in zip(group.params, names):
-            if str(key) in known:
-                known.discard(str(key))
-                members.append(
-                    _held(section, key, next(numbers), name, states.pop(str(key), {}), group, said)
-                )
-        groups.append(members)
-    rest = OptimizerGroup(())
-    stray = [
-        _held(section, key, next(numbers), "" if key.isdigit() else key, state, rest, said)
-        for key, state in states.items()
-    ]
-    return [group for group in (*groups, stray) if group]
-
-
-def _held(
-    section: str,
-    key: int | str,
-    number: int,
-    name: str,
-    state: dict[str, TensorInfo],
-    group: OptimizerGroup,
-    said: OptimizerState,
-) -> Held:
-    # Apex counts the steps of a whole group.
-    step: int | float | TensorInfo | None = said.steps.get(str(key))
-    if step is None:
-        in_group = group.settings.get("step")
-        step = state.get("step", in_group if isinstance(in_group, (int, float)) else None)
-    state = {name: tensor for name, tensor in state.items() if name != "step"}
-    return Held(section, key, number, name, state, group.settings, step)
-
-
-def _states(table: ParameterTable, known: set[str]) -> dict[str, dict[str, TensorInfo]]:
-    """Tensors by key and name of the state, of rows such as ``state.0.exp_avg``."""
-    states: dict[str, dict[str, TensorInfo]] = {}
-    for tensor in table:
-        if tensor.name.startswith("state."):
-            key, leaf = _key_and_leaf(tensor.name.removeprefix("state."), known)
-            states.setdefault(key, {})[leaf] = tensor
-    return states
-
-
-def _key_and_leaf(path: str, known: set[str]) -> tuple[str, str]:
-    """``("fc.weight", "exp_avg")`` for ``fc.weight.exp_avg``: keys and states may both have dots."""
-    head, _, rest = path.partition(".")
-    if head in known and rest:
-        return head, rest
-    key = path
-    for _ in range(_MAX_NESTED):
-        key, _, _ = key.rpartition(".")
-        if key in known:
-            return key, path[len(key) + 1 :]
-    if head.isdigit() and rest:
-        return head, rest
-    key, _, leaf = path.rpartition(".")
-    return key, leaf
-
-
-# -- names -------------------------------------------------------------------------------
-
-
-class _Named(NamedTuple):
-    name: str
-    row: TensorInfo | None
-    held: Held
-
-
 class _Shown(NamedTuple):
-    named: _Named
+    named: Named
     family: Family
-
-
-def _named(groups: _Groups, model: Model) -> tuple[list[_Named], list[str]]:
-    """Each parameter that has a state, with its name; and what is to be said of the names."""
-    unnamed = [[held for held in group if not held.name] for group in groups]
-    unnamed = [group for group in unnamed if group]
-    by_order, notes = _by_order(unnamed, model)
-    several = len({held.section for group in groups for held in group}) > 1
-    found = []
-    for held in chain.from_iterable(groups):
-        row = model.row(held.name) if held.name else by_order.get((held.section, held.key))
-        if held.state:
-            number = f"parameter {held.number}"
-            name = held.name or (f"{held.section}: {number}" if several else number)
-            found.append(_Named(name if row is None else row.name, row, held))
-    return found, notes
-
-
-def _by_order(groups: _Groups, model: Model) -> tuple[dict[tuple[str, int | str], TensorInfo], list[str]]:
-    """The model's parameter of each that has only a number."""
-    if not groups:
-        return {}, []
-    shapes = [[shape_of(held.state) for held in group] for group in groups]
-    reading = model.read_order(shapes)
-    if reading is None:
-        return {}, [_NO_NAMES]
-    if reading.rows:
-        members = chain.from_iterable(groups)
-        rows = {(held.section, held.key): row for held, row in zip(members, reading.rows)}
-        return rows, [reading.note(model.title)]
-    sections = list(dict.fromkeys(held.section for group in groups for held in group))
-    if len(sections) > 1:  # two optimizers may share parameters, or be of different models
-        return _section_by_section(groups, sections, model)
-    return {}, [f"parameters have numbers, for they fit no names of {model.title}: {reading.said}"]
-
-
-def _section_by_section(
-    groups: _Groups, sections: Sequence[str], model: Model
-) -> tuple[dict[tuple[str, int | str], TensorInfo], list[str]]:
-    rows: dict[tuple[str, int | str], TensorInfo] = {}
-    notes = []
-    for section in sections:
-        found, said = _by_order([group for group in groups if group[0].section == section], model)
-        rows.update(found)
-        notes += [f"{_quoted(section)}: {sentence}" for sentence in said]
-    return rows, notes
 
 
 # -- figures -----------------------------------------------------------------------------
@@ -329,7 +205,7 @@ def _remarks(
     shown: Sequence[_Shown],
     found: Sequence[Measured],
     steps: Sequence[float | None],
-    groups: _Groups,
+    groups: Groups,
     model: Model,
 ) -> list[str]:
     notes = list(dict.fromkeys(each.family.note for each in shown if each.family.note))
@@ -408,8 +284,8 @@ _HINT = (
 def _nothing_there(checkpoint: Checkpoint, section: str | None) -> UnknownAnswerError:
     where = visible(checkpoint.source)
     if section is not None:
-        where = f"{_quoted(section)} of {where}"
-    names = [f"{_quoted(name)} ({checkpoint.roles[name]})" for name in checkpoint.tables]
+        where = f"{quoted(section)} of {where}"
+    names = [f"{quoted(name)} ({checkpoint.roles[name]})" for name in checkpoint.tables]
     held = ", ".join(names[:_SECTIONS_NAMED]) + (" ..." if len(names) > _SECTIONS_NAMED else "")
     return UnknownAnswerError(
         f"{where} holds no gradients and no optimizer's state",
@@ -424,7 +300,3 @@ def _nothing_known(checkpoint: Checkpoint, notes: Iterable[str]) -> UnknownAnswe
         details=tuple(notes),
         hint=_HINT,
     )
-
-
-def _quoted(section: str) -> str:
-    return f"section {visible(section[:80])!r}" if section else "what stands in no section"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.tensors import ParameterTable, TensorInfo
 
-__all__ = ["Reading", "Shape", "read_order"]
+__all__ = ["HELP", "Reading", "Shape", "read_order"]
 
 Shape = tuple[int, ...]
 MAX_PLACES = 200_000
@@ -28,7 +28,8 @@ MAX_WORK = 4_000_000
 """Groups times parameters up to which groups are looked for one by one."""
 
 _SORTED = "in the order of a file whose names are sorted, for that of registration is not known"
-_HELP = "its names are sorted; a definition as --weights says the order of registration"
+HELP = "its names are sorted; a definition as --weights says the order of registration"
+"""What to do where the order is not known."""
 _Groups = Sequence[Sequence["Shape | None"]]
 
 
@@ -80,7 +81,7 @@ def read_order(groups: _Groups, table: ParameterTable) -> Reading:
                 certain = len(set(shapes)) == len(shapes) if is_sorted else _is_certain(groups, shapes)
                 return Reading(names, certain, said)
     why = _why_nothing_fits(wanted, there)
-    return Reading((), False, f"{why} ({_HELP})" if is_sorted else why)
+    return Reading((), False, f"{why} ({HELP})" if is_sorted else why)
 
 
 def _is_sorted(rows: Sequence[TensorInfo]) -> bool:
