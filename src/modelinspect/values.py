@@ -6,7 +6,8 @@ quantized integers come as the integers that are stored, without scale and zero
 point; ``bits`` types as unsigned patterns. A number of fewer than eight bits lies
 in the lowest free bits of its byte: so torch writes ``quint4x2``, ``quint2x4`` and
 ``float4_e2m1fn_x2``. safetensors prescribes no order for its F4, F6_E2M3 and
-F6_E3M2 (README of safetensors 0.8), and the same is assumed.
+F6_E3M2 (README of safetensors 0.8), and the same is assumed. Blocks of GGUF come as the
+float32 that they stand for, scales included.
 
 Where bytes come from is not known here: every function is given a
 :data:`ReadFunction`, and asks it for no more than a chunk at a time.
@@ -23,7 +24,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from modelinspect.dtypes import DTYPES, DType
+from modelinspect.dtypes import DTYPES, FURTHER, DType
 from modelinspect.errors import CheckpointError, DamagedFileError, LimitError, visible
 from modelinspect.tensors import Storage, TensorInfo, contiguous_stride
 
@@ -210,7 +211,9 @@ def number_table(dtype: DType) -> Array:
 
 def _stored(raw: bytes | memoryview, dtype: DType, count: int, byteorder: ByteOrder) -> Array:
     """Elements as stored, in the machine's byte order."""
-    if dtype not in DTYPES:
+    if dtype.block > 1:
+        return _of_blocks(raw, dtype, count, byteorder)
+    if dtype not in DTYPES and dtype not in FURTHER:
         raise CheckpointError(f"how {visible(dtype.name)} is stored is not known here")
     if dtype.bits < 8:
         return _unpacked(np.frombuffer(raw, np.uint8), dtype.bits)[:count]
@@ -221,6 +224,16 @@ def _stored(raw: bytes | memoryview, dtype: DType, count: int, byteorder: ByteOr
             return halves.astype(np.float32).view(np.complex64)
     stored: Array = np.frombuffer(raw, order + _STORED[dtype.name], count)
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _of_blocks(raw: bytes | memoryview, dtype: DType, count: int, byteorder: ByteOrder) -> Array:
+    from modelinspect.ggml_blocks import DECODED, decode_blocks
+
+    if dtype.name not in DECODED:
+        raise CheckpointError(f"values of {dtype.name} are not decoded")
+    if byteorder == "big":
+        raise CheckpointError(f"values of {dtype.name} are not decoded where they are big-endian")
+    return decode_blocks(raw, dtype, count)
 
 
 def _unpacked(raw: npt.NDArray[np.uint8], bits: int) -> Array:
@@ -244,6 +257,10 @@ def _numbers(stored: Array, dtype: DType) -> Array:
     if dtype.name == "bool":
         true: Array = stored != 0
         return true
+    if dtype.name in ("int4", "int2"):
+        sign = np.uint8(2 ** (dtype.bits - 1))
+        signed: Array = (stored ^ sign).astype(np.int8) - np.int8(sign)
+        return signed
     if dtype.name in _SMALL_FLOATS or dtype.name == "float8_e8m0fnu":
         return _small_float_table(dtype.name)[stored]
     if dtype.name == "float4_e2m1fn_x2":
@@ -295,8 +312,8 @@ def _checked(tensor: TensorInfo) -> Storage:
 def _read_stored(storage: Storage, dtype: DType, first: int, count: int, read: ReadFunction) -> Array:
     """Elements *first* to *first* + *count* of a storage."""
     # Elements of fewer than eight bits begin at a byte every eighth time at least.
-    lead = first % 8 if dtype.bits < 8 else 0
-    start = (first - lead) * dtype.bits // 8
+    lead = first % dtype.block if dtype.block > 1 else first % 8 if dtype.bits < 8 else 0
+    start = (first - lead) // dtype.block * dtype.bits // 8
     raw = read(storage, start, dtype.nbytes(lead + count)) if count else b""
     return _stored(raw, dtype, lead + count if count else 0, storage.byteorder)[lead:]
 

@@ -203,7 +203,7 @@ def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> 
     seen = moments.finite + moments.nans + moments.infinities
     times = numel // seen
     known = bool(moments.finite) and category != "complex"
-    whole = category in ("bool", "integer", "quantized")
+    whole = category in ("bool", "integer", "quantized") and tensor.dtype.block == 1
     return ValueSummary(
         numel,
         int(moments.minimum) if known and whole and moments.minimum is not None else moments.minimum,
@@ -254,7 +254,9 @@ def _remark(tensor: TensorInfo) -> str:
     category = tensor.dtype.category
     if category == "complex":
         return "complex numbers have no order"
-    if category == "quantized":
+    if tensor.dtype.name == "nvfp4":
+        return "without the scale that may stand in a tensor beside it"
+    if category == "quantized" and tensor.dtype.block == 1:
         return "the integers that are stored, not what they stand for"
     if tensor.dtype.bits == 6:
         return "the format does not say how six bits lie in bytes; the lowest are taken first"

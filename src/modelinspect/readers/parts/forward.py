@@ -111,10 +111,7 @@ class Forward:
         """
         tag = self.varint()
         wire = tag & 7
-        value = self.varint() if wire in (0, 2) else 0
-        if wire == 2 and value > self.left:
-            raise self.source.truncated(self.position, value, f"field {tag >> 3:,}")
-        return tag >> 3, wire, value
+        return tag >> 3, wire, self.varint() if wire in (0, 2) else 0
 
     def damaged(self, reason: str) -> DamagedFileError:
         """An error that names the file and this place in it."""

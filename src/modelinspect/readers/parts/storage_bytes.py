@@ -89,7 +89,10 @@ class StorageReader:
         nowhere = CheckpointError(f"the bytes of {visible(storage.key)!r} do not lie in a file as they are")
         if not storage.file:
             raise nowhere
-        directory = read_directory(self._source(storage.file))
+        source = self._source(storage.file)
+        if source.read_upto(0, 2) != b"PK":
+            raise nowhere
+        directory = read_directory(source)
         # The key of a storage in an archive is the whole name of its record.
         number = directory.find(storage.key.encode("utf-8", "surrogatepass"))
         if number is None:
