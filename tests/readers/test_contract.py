@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx_bytes
 import pytest
 import torch
 from gguf_bytes import STRING, Gguf, Tensor
 from safetensors.torch import save_file
 
-from modelinspect.dtypes import BY_GGML
+from modelinspect.dtypes import BY_GGML, BY_ONNX
 from modelinspect.errors import DamagedFileError, ModelInspectError, UnrecognisedFileError
 from modelinspect.readers.registry import FORMATS, open_checkpoint
 from modelinspect.tensors import Checkpoint
@@ -90,6 +91,16 @@ def arrays(tensors: StateDict, path: Path) -> None:
         np.savez(file, **{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
+def onnx(tensors: StateDict, path: Path) -> None:
+    """The initializers of an otherwise empty graph."""
+    numbers = {dtype.name: number for number, dtype in BY_ONNX.items()}
+    rows = [
+        onnx_bytes.tensor(name, t.shape, numbers[str(t.dtype).removeprefix("torch.")], raw(t))
+        for name, t in tensors.items()
+    ]
+    path.write_bytes(onnx_bytes.model(onnx_bytes.graph([], rows)))
+
+
 class Writer(NamedTuple):
     """How a format's own library writes tensors, and what the format can't do."""
 
@@ -115,6 +126,7 @@ WRITERS: dict[str, Writer] = {
     "torch-legacy": Writer(".pth", legacy, lacks=("tiny",)),
     # A cut in the padding at the end takes nothing away.
     "gguf": Writer(".gguf", gguf, lacks=("mask", "tiny"), says_where_it_ends=False),
+    "onnx": Writer(".onnx", onnx, says_where_it_ends=False),
     "npy": Writer(".npy", one_array, lacks=tuple(name for name in small() if name != "tensor")),
     "npz": Writer(".npz", arrays, lacks=("block.0.bias", "tiny")),
     "torchscript": Writer(".jit", script, lacks=("tiny",)),
