@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from modelinspect.errors import DamagedFileError, visible
-from modelinspect.readers.parts.pickle_machine import Feed, read_pickle
+from modelinspect.readers.parts.pickle_machine import Feed, SparseFeed, read_pickle
 from modelinspect.readers.parts.pickle_symbols import PersistentId, Pickle
 from modelinspect.readers.parts.torch_objects import HeldStorage, StorageClaim, read_claim
 from modelinspect.readers.source import ByteSource
 from modelinspect.tensors import Storage
 
-__all__ = ["LegacySave", "begins_as_legacy", "read_legacy"]
+__all__ = ["LegacyHead", "LegacySave", "begins_as_legacy", "legacy_head", "read_legacy"]
 
 # As LONG1; as decimal text in protocols 0 and 1.
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -52,9 +52,21 @@ def begins_as_legacy(head: bytes) -> bool:
     return _MAGIC in head[:32] or head.startswith(_MAGIC_TEXT)
 
 
-def read_legacy(source: ByteSource, target: str) -> LegacySave | None:
+class LegacyHead(NamedTuple):
+    """The first three pickles, which in all files of one writer are the same."""
+
+    raw: bytes
+    pickles: tuple[Pickle, ...]
+
+
+def read_legacy(source: ByteSource, target: str, like: LegacyHead | None = None) -> LegacySave | None:
     """
     Read the pickles and the storages' headers; no tensor's bytes are touched.
+
+    Args:
+        source: The file, or a part of one.
+        target: Names it in errors.
+        like: Of another part of the same file, whose first pickles need not be read again.
 
     Returns:
         None where it does not begin with the magic number.
@@ -63,16 +75,12 @@ def read_legacy(source: ByteSource, target: str) -> LegacySave | None:
         DamagedFileError: It is truncated or makes no sense.
         LimitError: It claims more than a limit allows.
     """
-    feed = Feed(lambda at, n: source.read(at, n, "a pickle"), source.size, target, eager=False)
-    magic = read_pickle(feed)
-    if magic.value != MAGIC_NUMBER:
+    feed = _feed(source, target)
+    known = like is not None and source.read_upto(0, len(like.raw)) == like.raw
+    head = like.pickles if like is not None and known else _head(feed, target)
+    if not head:
         return None
-    version = read_pickle(feed, magic.end)
-    if version.value != LAYOUT_VERSION:
-        shown = version.value if type(version.value) is int else "something else"
-        raise _damaged(target, f"its layout has version {shown}, {LAYOUT_VERSION} is known")
-    machine = read_pickle(feed, version.end)
-    main = read_pickle(feed, machine.end)
+    main = read_pickle(feed, head[-1].end)
     keys = read_pickle(feed, main.end)
     claims = _claims(main.pids)
     places, end = _lay_out(source, target, keys, claims)
@@ -80,7 +88,34 @@ def read_legacy(source: ByteSource, target: str) -> LegacySave | None:
     notes = []
     if end < source.size:
         notes.append(f"{source.size - end:,} bytes follow its last storage")
-    return LegacySave([main, magic, version, machine, keys], held, notes)
+    return LegacySave([main, *head, keys], held, notes)
+
+
+def legacy_head(source: ByteSource, save: LegacySave) -> LegacyHead:
+    """What the file begins with, for others like it."""
+    head = save.pickles[1:-1]
+    return LegacyHead(source.read_upto(0, head[-1].end), tuple(head))
+
+
+def _feed(source: ByteSource, target: str) -> Feed:
+    def fetch(at: int, n: int) -> bytes:
+        return source.read(at, n, "a pickle")
+
+    if source.base == 0:
+        return Feed(fetch, source.size, target, eager=False)
+    return SparseFeed(fetch, source.size, target)
+
+
+def _head(feed: Feed, target: str) -> tuple[Pickle, ...]:
+    """Magic number, version and facts of the machine; nothing where the first is another."""
+    magic = read_pickle(feed)
+    if magic.value != MAGIC_NUMBER:
+        return ()
+    version = read_pickle(feed, magic.end)
+    if version.value != LAYOUT_VERSION:
+        shown = version.value if type(version.value) is int else "something else"
+        raise _damaged(target, f"its layout has version {shown}, {LAYOUT_VERSION} is known")
+    return magic, version, read_pickle(feed, version.end)
 
 
 def _claims(pids: Sequence[PersistentId]) -> dict[str, StorageClaim]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from modelinspect.errors import LimitError, visible
-from modelinspect.readers.parts.legacy_layout import begins_as_legacy, read_legacy
+from modelinspect.readers.parts.legacy_layout import LegacyHead, begins_as_legacy, legacy_head, read_legacy
 from modelinspect.readers.parts.numpy_arrays import encoded_text
 from modelinspect.readers.parts.pickle_symbols import Blob, Call, Global, PersistentId, Pickle, PlacedBytes
-from modelinspect.readers.parts.torch_objects import HeldStorage
+from modelinspect.readers.parts.torch_objects import HeldStorage, TensorReader
 from modelinspect.readers.source import ByteSource, Unpacked, Window
 from modelinspect.tensors import Storage
 
@@ -35,7 +35,7 @@ class Saves(NamedTuple):
     held: dict[str, HeldStorage]
     """Storages by a key of their own."""
     pickles: list[Pickle]
-    """The pickles inside, for the names in them; of equal ones the first."""
+    """The pickles inside that name what no other does."""
 
 
 def load_saves(pickle: Pickle, source: ByteSource, target: str) -> Saves:
@@ -52,37 +52,68 @@ def load_saves(pickle: Pickle, source: ByteSource, target: str) -> Saves:
         DamagedFileError: A file inside is broken.
         LimitError: They lie too deep in each other.
     """
-    found = Saves({}, [])
-    pending = [(pickle, source, 0)]
-    known: dict[int, Any] = {}
-    seen_names: set[tuple[str, str]] = {(name.module, name.name) for name in pickle.globals}
-    while pending:
-        outer, place, depth = pending.pop()
-        for call in outer.calls:
-            if type(call.func) is not Global or call.func.dotted != _LOADS or not _has_argument(call):
+    return _Loader(target).load(pickle, source)
+
+
+class _Loader:
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.found = Saves({}, [])
+        self.head: LegacyHead | None = None
+        self.names: set[tuple[str, str]] = set()
+        self.known: dict[int, tuple[Any, Any]] = {}
+        """Number of a byte string to itself, so that no other gets its number, and what it holds."""
+        self.pending: list[tuple[Pickle, ByteSource, int]] = []
+
+    def load(self, pickle: Pickle, source: ByteSource) -> Saves:
+        """Walk the pickle, then those inside, never recursively."""
+        self.pending.append((pickle, source, 0))
+        while self.pending:
+            outer, place, depth = self.pending.pop()
+            if not any(name.dotted == _LOADS for name in outer.globals):
                 continue
-            data = call.args[0]
-            if id(data) not in known:
-                if depth >= _MAX_DEPTH:
-                    raise LimitError(
-                        f"{visible(target)} claims more than is read",
-                        details=(f"files inside byte strings, more than {_MAX_DEPTH} levels deep",),
-                    )
-                inner = _source(data, place)
-                save = None if inner is None else _read(inner, f"{target}: a file inside its pickle", found)
-                # The byte string is kept, so that no other gets its number.
-                known[id(data)] = data, None if save is None else save.value
-                if save is not None and inner is not None:
-                    names = {(name.module, name.name) for name in save.globals}
-                    if not names <= seen_names:
-                        seen_names |= names
-                        found.pickles.append(save)
-                    if any(name.dotted == _LOADS for name in save.globals):
-                        pending.append((save, inner, depth + 1))
-            value = known[id(data)][1]
-            if value is not None:
-                call.args = (value,)
-    return found
+            for call in outer.calls:
+                if type(call.func) is Global and call.func.dotted == _LOADS and _has_argument(call):
+                    self._load_one(call, place, depth)
+        return self.found
+
+    def _load_one(self, call: Call, outer: ByteSource, depth: int) -> None:
+        data = call.args[0]
+        if id(data) not in self.known:
+            if depth >= _MAX_DEPTH:
+                raise LimitError(
+                    f"{visible(self.target)} claims more than is read",
+                    details=(f"files inside byte strings, more than {_MAX_DEPTH} levels deep",),
+                )
+            self.known[id(data)] = data, self._read(_source(data, outer), depth)
+        value = self.known[id(data)][1]
+        if value is not None:
+            call.args = (value,)
+
+    def _read(self, inner: ByteSource | None, depth: int) -> Any:
+        """The object of a file inside, its storages bound; None where it is no such file."""
+        if inner is None or not begins_as_legacy(inner.read_upto(0, _HEAD)):
+            return None
+        save = read_legacy(inner, f"{self.target}: a file inside its pickle", self.head)
+        if save is None:
+            return None
+        self.head = self.head or legacy_head(inner, save)
+        pickle = save.pickles[0]
+        names = {(name.module, name.name) for name in pickle.globals}
+        if not names <= self.names:
+            self.names |= names
+            self.found.pickles.append(pickle)
+        if any(name.module.startswith("numpy") for name in pickle.globals):
+            return None  # an array's place would be told by the wrong first byte
+        number = len(self.found.held)
+        for pid in pickle.pids:
+            _rename(pid, number)
+        for key, held in save.held.items():
+            self.found.held[f"{number} {key}"] = held
+        if type(pickle.value) is not PersistentId:
+            TensorReader(self.target, pickle.globals)  # gives them their meaning
+        self.pending.append((pickle, inner, depth + 1))
+        return pickle.value
 
 
 def _has_argument(call: Call) -> bool:
@@ -132,21 +163,6 @@ class _Latin1(ByteSource):
             raw = self._outer.read_upto(self._text.position, min(6 * end + 6, self._text.nbytes))
             text = raw.decode("raw-unicode-escape", "ignore")
         return text.encode("latin-1", "replace")[offset:end]
-
-
-def _read(inner: ByteSource, target: str, found: Saves) -> Pickle | None:
-    """The pickle of a file inside, its storages bound; None where it is no such file."""
-    if not begins_as_legacy(inner.read_upto(0, min(_HEAD, inner.size))):
-        return None
-    save = read_legacy(inner, target)
-    if save is None or any(name.module.startswith("numpy") for name in save.pickles[0].globals):
-        return None
-    number = len(found.held)
-    for pid in save.pickles[0].pids:
-        _rename(pid, number)
-    for key, held in save.held.items():
-        found.held[f"{number} {key}"] = held
-    return save.pickles[0]
 
 
 def _rename(pid: PersistentId, number: int) -> None:

@@ -224,7 +224,7 @@ class _Machine:
         self.framed: list[tuple[int, int]] = []
         self.hashed: list[Any] = []
         self.begin = begin
-        self.blocks = _blocks()
+        self.blocks = 0 if feed.packed is None else _blocks()
 
     def load(self) -> Pickle:
         """Run, window after window, until STOP."""
