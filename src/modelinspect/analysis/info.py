@@ -399,31 +399,45 @@ _FEWEST = 3
 _DIGITS = re.compile(r"[0-9]+")
 
 
+class _Group(NamedTuple):
+    """Tensors whose names differ only in numbers, and the bytes of one of them."""
+
+    tensors: list[TensorInfo]
+    each: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.each * len(self.tensors)
+
+
 def _largest(table: ParameterTable) -> tuple[LargestTensors, ...]:
     groups = list(_alike(table))
-    sizes = [sum(tensor.nbytes for tensor in tensors) for tensors in groups]
-    whole = sum(sizes)
-    order = sorted(range(len(groups)), key=lambda place: -sizes[place])
+    whole = sum(group.nbytes for group in groups)
+    largest = sorted(groups, key=lambda group: -group.nbytes)[:MOST_LARGEST]
     return tuple(
         LargestTensors(
-            tuple(tensor.name for tensor in groups[place]),
-            groups[place][0].shape,
-            groups[place][0].dtype.name,
-            sum(tensor.logical_numel for tensor in groups[place]),
-            sizes[place],
-            sizes[place] / whole,
+            tuple(tensor.name for tensor in group.tensors),
+            group.tensors[0].shape,
+            group.tensors[0].dtype.name,
+            sum(tensor.logical_numel for tensor in group.tensors),
+            group.nbytes,
+            group.nbytes / whole,
         )
-        for place in order[:MOST_LARGEST]
+        for group in largest
     )
 
 
-def _alike(table: ParameterTable) -> Iterator[list[TensorInfo]]:
+def _alike(table: ParameterTable) -> Iterator[_Group]:
     """Tensors by all that has to be equal in a block; a block has three or more."""
     tied_to = table.tied_to
-    groups: dict[tuple[str, tuple[int, ...], str], list[TensorInfo]] = {}
+    groups: dict[tuple[str, tuple[int, ...], str, int], list[TensorInfo]] = {}
     for tensor in table:
-        if tensor.name not in tied_to and tensor.nbytes:
-            key = (_DIGITS.sub("0", tensor.name), tensor.shape, tensor.dtype.name)
+        nbytes = tensor.nbytes
+        if nbytes and tensor.name not in tied_to:
+            key = (_DIGITS.sub("0", tensor.name), tensor.shape, tensor.dtype.name, nbytes)
             groups.setdefault(key, []).append(tensor)
-    for tensors in groups.values():
-        yield from [tensors] if len(tensors) >= _FEWEST else ([tensor] for tensor in tensors)
+    for (*_, nbytes), tensors in groups.items():
+        if len(tensors) >= _FEWEST:
+            yield _Group(tensors, nbytes)
+        else:
+            yield from (_Group([tensor], nbytes) for tensor in tensors)

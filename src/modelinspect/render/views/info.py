@@ -4,14 +4,15 @@ Views of :class:`~modelinspect.analysis.info.InfoReport`: a card, lines of key a
 JSON (``info --json``): ``targets`` is a list with one object a target. Texts:
 ``target``; ``origin`` (``file``, ``definition``, ``memory``); ``format``, ``version``,
 ``writer``, ``architecture``, ``epoch``, ``step``, null where nothing tells. Numbers:
-``files``, ``size`` and ``bytes_read`` in bytes. ``count``, an object as in ``count
---json``, of the section. Lists of objects: ``sections`` (``name``, ``role``, ``tensors``, ``numel``,
-``bytes``, ``model``); ``quantized`` (``scheme``, ``bits``, ``tensors``, ``numel``,
-``bytes``, ``scales``, ``scale_bytes``); ``adapters`` (``kind``, ``name``, ``section``, ``ranks``, ``alpha``,
-``alpha_said``, ``targets``, ``base``, ``parameters``, ``full``, ``settings``);
+``files``, ``size`` and ``bytes_read`` in bytes. ``count``, an object as in ``count --json``,
+of the section. Lists of objects: ``sections`` (``name``, ``role``, ``tensors``, ``numel``,
+``bytes``, ``model``); ``quantized`` (``scheme``, ``bits``, ``tensors``, ``numel``, ``bytes``,
+``scales``, ``scale_bytes``); ``adapters`` (``kind``, ``name``, ``section``, ``ranks``,
+``alpha``, ``alpha_said``, ``targets``, ``base``, ``parameters``, ``full``, ``settings``);
 ``optimizers`` (``section``, ``kind``, ``parameters``, ``states``, ``settings``, ``groups``,
-``step``); ``largest`` (``names``, folded with braces, ``tensors``, ``shape``, ``dtype``,
-``numel``, ``bytes``, ``share``); ``devices`` (``device``, ``tensors``, ``bytes``). Objects of
+``step``); ``largest`` (``names``, folded with braces, the first and the last of more than
+20,000; ``tensors``, ``shape``, ``dtype``, ``numel``, ``bytes``, ``share``); ``devices``
+(``device``, ``tensors``, ``bytes``). Objects of
 texts or numbers: ``modules`` (class to how many), ``metadata``, ``facts``. ``loading``, null
 or an object of ``verdict`` (``no``, ``refused``, ``yes``, ``unknown``), ``call``, ``reason``,
 ``names``, ``beside``.
@@ -45,6 +46,8 @@ _MOST_METADATA = 12
 _SHORT = 60
 """Characters of an entry that shares its line with others."""
 _MOST_SECTIONS = 8
+_MOST_FOLDED = 20_000
+"""Names to put together; it takes longer than reading them. Of more the first and the last are shown."""
 _MOST_DTYPES = 6
 _MOST_NAMES = 6
 """Of classes, devices, targets of an adapter, names that a loader refuses."""
@@ -261,15 +264,18 @@ def _largest(report: InfoReport) -> Iterator[str]:
 
 def _folded_in_one(tensors: LargestTensors) -> str:
     names = _folded(tensors.names)
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    times = f" ×{len(tensors.names)}" if len(tensors.names) > 1 else ""
-    return f"{_cut(names[0][0])}{more}{times}"
+    first, times = names[0]
+    several = f" ×{times:,}" if times > 1 else ""
+    more = f" and {len(tensors.names) - times:,} more" if len(names) > 1 else ""
+    return f"{_cut(first)}{several}{more}"
 
 
 def _folded(names: Sequence[str]) -> list[tuple[str, int]]:
     """Names with those put together that differ in numbers only, and how many each stands for."""
     if len(names) == 1:
         return [(names[0], 1)]
+    if len(names) > _MOST_FOLDED:
+        return [(names[0], 1), (names[-1], 1)]
     from modelinspect.render.folding import fold_names
 
     return fold_names(names)
