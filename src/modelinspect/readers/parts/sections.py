@@ -21,7 +21,7 @@ from modelinspect.readers.parts.tensor_walk import TensorWalk
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader
 from modelinspect.tensors import OptimizerState, ParameterTable, Role
 
-__all__ = ["Sections", "read_sections"]
+__all__ = ["Sections", "read_sections", "role_of"]
 
 MAX_WRAPPERS = 4
 """Levels of dictionaries that are looked through for roles."""
@@ -123,8 +123,8 @@ _OTHER = re.compile(
 )
 
 
-def _role_of(label: str) -> Role | None:
-    """What a key says about the value; None where it says nothing."""
+def role_of(label: str) -> Role | None:
+    """What a key of a checkpoint says about its value; None where it says nothing."""
     if len(label) > MAX_SECTION_WORD:
         return None
     word = label.lower()
@@ -161,7 +161,7 @@ def _split(walk: TensorWalk, symbol: Any, path: tuple[str, ...]) -> list[_Part]:
 def _parts_of(walk: TensorWalk, label: str, value: Any, path: tuple[str, ...]) -> list[_Part]:
     """Sections of one entry; none where neither its key nor its value carries a role."""
     here = (*path, _short(label))
-    role = _role_of(label)
+    role = role_of(label)
     inner = _split(walk, value, here)
     if role == "optimizer":
         # Flat copies of the weights beside the moments, as DeepSpeed keeps them, are no model.
@@ -308,7 +308,7 @@ def _fields(symbol: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _may_hold_scalars(label: str) -> bool:
-    return _role_of(label) in (None, "other")
+    return role_of(label) in (None, "other")
 
 
 def _is_member(value: Call) -> bool:
