@@ -123,12 +123,6 @@ def test_a_configuration_folder_may_have_parentheses(tmp_path: Path, monkeypatch
 ERRORS: list[tuple[str, str, tuple[str, ...], str | None]] = [
     ("", "the target is empty", (SPELLINGS,), None),
     (
-        "-",
-        "this version does not read a checkpoint from standard input",
-        (),
-        "save it to a file and name that; a file that is called - is ./-",
-    ),
-    (
         "https://example.org/model.pt",
         "this version does not read https:// targets, only local files",
         ("target: https://example.org/model.pt",),
