@@ -187,18 +187,14 @@ def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> 
     if part is not tensor:
         return _of_part(tensor, part, summarise(part, read, small=small))
     numel, category = tensor.logical_numel, tensor.dtype.category
-    reason = _no_figures(tensor)
+    pieces = _pieces(tensor)
+    reason = next(filter(None, map(_no_figures, pieces)), "")
     if reason:
         return without_figures(numel, reason)
     if numel == 0:
         return without_figures(0, "")
-    values = read_values(tensor, read).tolist() if numel <= small else None
-    if has_number_table(tensor.dtype):
-        moments = _histogram(tensor, read)
-    else:
-        moments = Moments()
-        for chunk in iter_chunks(tensor, read):
-            moments = moments.merged(moments_of(chunk))
+    values = read_values(tensor, read).tolist() if numel <= small and pieces[0] is tensor else None
+    moments = _moments(pieces, read)
     # A chunk holds what an expanded axis repeats only once.
     seen = moments.finite + moments.nans + moments.infinities
     times = numel // seen
@@ -216,6 +212,22 @@ def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> 
         values,
         _remark(tensor),
     )
+
+
+def _pieces(tensor: TensorInfo) -> tuple[TensorInfo, ...]:
+    """What a distributed tensor was saved as; of any other the tensor itself."""
+    return tensor.parts if tensor.placement and tensor.parts else (tensor,)
+
+
+def _moments(pieces: Iterable[TensorInfo], read: ReadFunction) -> Moments:
+    moments = Moments()
+    for piece in pieces:
+        if has_number_table(piece.dtype):
+            moments = moments.merged(_histogram(piece, read))
+        elif piece.numel:
+            for chunk in iter_chunks(piece, read):
+                moments = moments.merged(moments_of(chunk))
+    return moments
 
 
 def without_figures(numel: int, reason: str) -> ValueSummary:
@@ -303,7 +315,7 @@ def _summary_or_reason(tensor: TensorInfo, read: ReadFunction, small: int) -> Va
 
 
 def _bytes_to_read(rows: Iterable[TensorInfo]) -> int:
-    parts = map(_summarised_part, rows)
+    parts = (piece for row in rows for piece in _pieces(_summarised_part(row)))
     spans = {part.tie_key: part.span[1] for part in parts if not _no_figures(part)}
     return sum(spans.values())
 
