@@ -465,15 +465,13 @@ class _Reading:
 
     def _others(self) -> None:
         """Every tensor that is in no row yet, so that nothing of the files is left out."""
-        rest = []
-        for files in self.files.models.values():
-            for place, file in enumerate(files):
-                rest += [
-                    row._replace(name=f"{_stem(file)}.{name}")
-                    for name, row in _everything(file)
-                    if not name.startswith(f"{_MODULE}.") and (place or name.startswith(f"{_FRAGMENTS}."))
-                    and (file.name, name) not in self.used and (place or self.used)
-                ]  # fmt: skip
+        rest = [
+            row._replace(name=f"{_stem(file)}.{name}")
+            for files in self.files.models.values()
+            for place, file in enumerate(files)
+            for name, row in _everything(file)
+            if self._is_left(file, place, name, row)
+        ]
         self.gathered.add(_OTHERS, "other", rest)
         flat = [
             row._replace(name=f"{_stem(file)}.{name}", kind="optimizer")
@@ -488,6 +486,12 @@ class _Reading:
                 "each element belongs to is not told"
             )
         self.gathered.add("optimizer.flat", "optimizer", flat)
+
+    def _is_left(self, file: Opened, place: int, name: str, row: TensorInfo) -> bool:
+        """Is it in no row: what further ranks have of the module, or fragments that make no parameter?"""
+        if name.startswith(f"{_FRAGMENTS}."):
+            return (file.name, name) not in self.used and bool(place or self.used)
+        return bool(place) and not row.placement
 
     def _say(self, ranks: Sequence[Rank], alike: int) -> None:
         """Facts and notes."""

@@ -64,7 +64,7 @@ def merged(ranks: Sequence[Rank]) -> Merged:
 def several_ranks(ranks: int, alike: int) -> str:
     """What is to be said of a model that is cut across ranks."""
     return (
-        f"the model is cut across {ranks} ranks: names begin with the rank, and shapes are those of its slices; "
+        f"the model is cut across {ranks} ranks: names begin with the rank, shapes are those of its slices; "
         f"{alike:,} tensors that are the same bytes on several ranks, by checksum, count once"
     )
 
