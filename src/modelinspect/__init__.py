@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelinspect.analysis.gradients import Thresholds as Thresholds
     from modelinspect.analysis.info import InfoReport as InfoReport
     from modelinspect.analysis.listing import ParamsReport as ParamsReport
+    from modelinspect.analysis.scan import ScanReport as ScanReport
     from modelinspect.api import compare_runs as compare_runs
     from modelinspect.api import count as count
     from modelinspect.api import fit as fit
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from modelinspect.api import open_checkpoint as open_checkpoint
     from modelinspect.api import params as params
     from modelinspect.api import plan_transplant as plan_transplant
+    from modelinspect.api import scan as scan
     from modelinspect.api import transplant as transplant
     from modelinspect.dtypes import DType as DType
     from modelinspect.errors import ModelInspectError as ModelInspectError
@@ -58,6 +60,7 @@ _HOME = {
     "ParameterTable": "tensors",
     "ParamsReport": "analysis.listing",
     "Plan": "transplant.plan",
+    "ScanReport": "analysis.scan",
     "TensorInfo": "tensors",
     "Thresholds": "analysis.gradients",
     "compare_runs": "api",
@@ -70,6 +73,7 @@ _HOME = {
     "open_checkpoint": "api",
     "params": "api",
     "plan_transplant": "api",
+    "scan": "api",
     "trainer_callback": "live.adapters",
     "transplant": "api",
     "watch": "live.watch",
@@ -90,6 +94,7 @@ __all__ = [
     "ParameterTable",
     "ParamsReport",
     "Plan",
+    "ScanReport",
     "TensorInfo",
     "Thresholds",
     "__version__",
@@ -102,6 +107,7 @@ __all__ = [
     "open_checkpoint",
     "params",
     "plan_transplant",
+    "scan",
     "trainer_callback",
     "transplant",
     "watch",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modelinspect.analysis.info import InfoReport
     from modelinspect.analysis.listing import ParamsReport
     from modelinspect.analysis.runs import RunsReport
+    from modelinspect.analysis.scan import ScanReport
     from modelinspect.analysis.summary import ValueSummary
     from modelinspect.live.definition import Definition
     from modelinspect.transplant.plan import Hint, Plan, Side
@@ -40,7 +41,10 @@ __all__ = [
     "open_checkpoint",
     "params",
     "plan_transplant",
+    "read_scan_baseline",
+    "scan",
     "transplant",
+    "write_scan_baseline",
 ]
 
 Inspectable = Union[str, "os.PathLike[str]", Checkpoint, "Definition", ParameterTable, Mapping[str, Any], Any]
@@ -68,7 +72,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, read_as: str | None = None)
         (13, 1)
     """
     text = os.fspath(path)
-    if not os.path.lexists(text):
+    if text != "-" and not os.path.lexists(text):
         raise no_such_file(text)
     return _open_path(text, text, read_as)
 
@@ -174,6 +178,57 @@ def count(
             said += optimizer_remarks(holder, report.unique)
     groups = sort_groups(report.groups, sort, reverse)[:top]
     return replace(report, groups=groups, notes=(*notes, *said, *report.notes))
+
+
+def scan(path: str | os.PathLike[str], *, accepted: Collection[str] = ()) -> ScanReport:
+    """
+    What would run if a file were loaded; nothing of it is run.
+
+    Args:
+        path: A file of any kind, or a folder: every file in it.
+        accepted: Fingerprints of findings to put aside, see :func:`read_scan_baseline`.
+
+    Returns:
+        Names that pickles would import, findings, and what was looked at; ``.found`` is the answer.
+
+    Raises:
+        TargetError: There is nothing to read at *path*.
+        CheckpointError: It cannot be looked into; the subclass says why.
+
+    Example:
+        >>> scan("model.pt").headline  # doctest: +SKIP
+        'nothing found in: 1 pickle (model/data.pkl, 1,234 bytes), 3 names, all understood'
+    """
+    from modelinspect.analysis.scan import scan_target, without_accepted
+
+    text = os.fspath(path)
+    if not os.path.lexists(text):
+        raise no_such_file(text)
+    report = scan_target(text, text)
+    return without_accepted(report, accepted) if accepted else report
+
+
+def read_scan_baseline(path: str | os.PathLike[str]) -> frozenset[str]:
+    """
+    Fingerprints of findings that were accepted, as :func:`write_scan_baseline` wrote them.
+
+    Raises:
+        UsageError: The file is none.
+    """
+    from modelinspect.analysis.scan_baseline import read_baseline
+
+    return read_baseline(os.fspath(path))
+
+
+def write_scan_baseline(path: str | os.PathLike[str], reports: Sequence[ScanReport]) -> None:
+    """
+    Write a file that accepts what the reports found, to be reviewed and kept.
+    """
+    from modelinspect.analysis.scan_baseline import baseline_text
+    from modelinspect.writers.atomic import replacing
+
+    with replacing(os.fspath(path)) as stream:
+        stream.write(baseline_text(reports))
 
 
 def params(

@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("modelinspect.cli.info", "Say what a file is: format, sections, training, what it would run."),
     "count": ("modelinspect.cli.count", "Count parameters, buffers and bytes."),
     "params": ("modelinspect.cli.params", "List parameters: names, shapes, data types, ties."),
+    "scan": (
+        "modelinspect.cli.scan",
+        "Say what would run if a file were loaded, running none of it.",
+    ),
     "grads": ("modelinspect.cli.grads", "Show gradients: norms, verdicts, training, optimizer state."),
     "transplant": (
         "modelinspect.cli.transplant",

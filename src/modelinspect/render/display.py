@@ -6,12 +6,16 @@ Reports shown by themselves: to rich, and as HTML to a notebook.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from modelinspect.analysis.count import CountReport
 from modelinspect.analysis.fit import FitReport
 from modelinspect.analysis.gradients import GradientsReport
 from modelinspect.analysis.info import InfoReport, checkpoint_info
 from modelinspect.analysis.listing import ParamsReport, total
 from modelinspect.analysis.runs import RunsReport
+from modelinspect.analysis.scan import ScanReport
 from modelinspect.render.folding import fold
 from modelinspect.render.sheet import Sheet
 from modelinspect.render.views.count import count_card
@@ -19,6 +23,7 @@ from modelinspect.render.views.fit import fit_sheet
 from modelinspect.render.views.grads import grads_sheet, runs_sheet
 from modelinspect.render.views.info import info_card
 from modelinspect.render.views.params import params_sheet
+from modelinspect.render.views.scan import scan_table
 from modelinspect.render.views.transplant import transplant_sheet
 from modelinspect.tensors import Checkpoint, ParameterTable
 from modelinspect.transplant.plan import Plan
@@ -33,29 +38,34 @@ def sheets_of(report: object) -> tuple[Sheet, ...]:
     Raises:
         TypeError: There is no view of such a thing.
     """
-    if isinstance(report, CountReport):
-        sheets = count_card(report)
-    elif isinstance(report, ParamsReport):
-        sheets = (params_sheet(report),)
-    elif isinstance(report, FitReport):
-        sheets = (fit_sheet(report),)
-    elif isinstance(report, GradientsReport):
-        sheets = (grads_sheet(report),)
-    elif isinstance(report, RunsReport):
-        sheets = (runs_sheet(report),)
-    elif isinstance(report, Plan):
-        sheets = (transplant_sheet(report, for_people=True),)
-    elif isinstance(report, InfoReport):
-        sheets = (info_card(report),)
-    elif isinstance(report, Checkpoint):
-        sheets = (info_card(checkpoint_info(report)),)
+    view = next((view for kind, view in _VIEWS if isinstance(report, kind)), None)
+    if view is not None:
+        sheets = view(report)
     elif isinstance(table := _table_of(report), ParameterTable):
-        tied_to = table.tied_to
-        totals = total(table.tensors, tied_to)
-        sheets = (params_sheet(ParamsReport(table, table.tensors, totals, tied_to)),)
+        sheets = (_of_table(table),)
     else:
         raise TypeError(f"a {type(report).__name__} has no view")
     return tuple(fold(sheet.for_people()) for sheet in sheets)
+
+
+_VIEWS: tuple[tuple[type, Callable[[Any], tuple[Sheet, ...]]], ...] = (
+    (CountReport, count_card),
+    (ParamsReport, lambda report: (params_sheet(report),)),
+    (FitReport, lambda report: (fit_sheet(report),)),
+    (GradientsReport, lambda report: (grads_sheet(report),)),
+    (RunsReport, lambda report: (runs_sheet(report),)),
+    (ScanReport, scan_table),
+    (Plan, lambda report: (transplant_sheet(report, for_people=True),)),
+    (InfoReport, lambda report: (info_card(report),)),
+    (Checkpoint, lambda report: (info_card(checkpoint_info(report)),)),
+)
+"""Reports and what shows them."""
+
+
+def _of_table(table: ParameterTable) -> Sheet:
+    tied_to = table.tied_to
+    totals = total(table.tensors, tied_to)
+    return params_sheet(ParamsReport(table, table.tensors, totals, tied_to))
 
 
 def _table_of(report: object) -> object:

@@ -1,0 +1,41 @@
+"""
+How much one target may ask of a scan.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MAX_DEPTH", "MAX_FINDINGS", "MAX_HELD", "MAX_RATIO", "Budget"]
+
+MAX_DEPTH = 6
+"""Archives, and pickles in byte strings, inside each other."""
+MAX_HELD = 1 << 26
+"""Bytes unpacked into memory at a time."""
+MAX_RATIO = 1_000
+"""How often its own size a stream may unpack to before it is called a bomb; deflate's most is 1,032."""
+MAX_FINDINGS = 1_000
+"""Of one file."""
+_FREE_BYTES = 1 << 27
+_TIMES_THE_FILE = 4
+_FREE_ITEMS = 50_000
+_BYTES_AN_ITEM = 64
+
+
+class Budget:
+    """
+    Bytes to read as pickles, and things to look into, in proportion to the size of the file.
+
+    Records may share their bytes, and archives may hold each other: without this a few
+    kilobytes keep a scan busy for ever.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.bytes = _FREE_BYTES + _TIMES_THE_FILE * nbytes
+        self.items = _FREE_ITEMS + nbytes // _BYTES_AN_ITEM
+
+    def take(self, nbytes: int) -> bool:
+        """Is there enough left for one more thing of that many bytes? Then it is taken."""
+        if self.bytes < nbytes or self.items < 1:
+            return False
+        self.bytes -= nbytes
+        self.items -= 1
+        return True
