@@ -187,6 +187,8 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
             return settled(_directories("folder").read_directory(path, target))
         if path.endswith(".index.json"):
             return settled(_directories("sharded").read_index(path, target))
+        if path.endswith(".distcp") and read_as is None:
+            return settled(_directories("dcp").read_alone(path, target))
         return settled(open_file(path, target, read_as))
 
 
