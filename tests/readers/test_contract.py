@@ -277,7 +277,7 @@ FOREIGN = {
     "empty": (b"", "is empty"),
     "one byte": (b"P", "not a checkpoint this version can read"),
     "text": (b"hello, world, this is a text\n" * 9, "not a checkpoint this version can read"),
-    "zeros": (bytes(4096), "not a checkpoint this version can read"),
+    "zeros": (bytes(4096), "a file of zeros"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
     "gzip": (b"\x1f\x8b\x08" + bytes(64), "gzip"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),

@@ -28,7 +28,7 @@ from modelinspect.readers.source import ByteSource, open_local
 from modelinspect.tensors import Checkpoint
 
 __all__ = [
-    "FOREIGN", "FORMATS", "Format", "NotThisFormat", "no_collector", "open_checkpoint", "open_file",
+    "FORMATS", "Format", "NotThisFormat", "no_collector", "open_checkpoint", "open_file",
     "open_source",
 ]  # fmt: skip
 
@@ -52,6 +52,8 @@ class NotThisFormat(CheckpointError):  # noqa: N818 - it is no error where anoth
 
 
 _Objection = Callable[[bytes, int], "str | None"]
+_Known = tuple[str, "str | None", tuple[str, ...]]
+"""What a file is, what to do with it, and sentences why it is not read."""
 
 
 class Format(NamedTuple):
@@ -153,20 +155,6 @@ FORMATS: tuple[Format, ...] = (
     _row("onnx", "ONNX model", (".onnx",), "onnx", _not_onnx),
 )
 
-# What is known and not read: first bytes, name, what to do.
-FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "HDF5 (Keras weights?)", "h5py reads it"),
-    (b"\x1f\x8b", "gzip", "unpack it with gunzip first"),
-    (b"BZh", "bzip2", "unpack it with bunzip2 first"),
-    (b"\xfd7zXZ\x00", "xz", "unpack it with unxz first"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard", "unpack it with zstd -d first"),
-    (b"7z\xbc\xaf\x27\x1c", "7-Zip", "unpack it with 7z x first"),
-    (b"Rar!\x1a\x07", "RAR", "unpack it first"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file", "fetch the file with git lfs pull"),
-    (b"<!DOCTYPE", "an HTML page", "the download fetched a web page instead of the file"),
-    (b"<html", "an HTML page", "the download fetched a web page instead of the file"),
-)
-
 
 def open_checkpoint(path: str, target: str | None = None, read_as: str | None = None) -> Checkpoint:
     """
@@ -218,7 +206,7 @@ def _forced(source: ByteSource, target: str, row: Format) -> Checkpoint:
 
 def _first_reader(source: ByteSource, target: str) -> Checkpoint:
     head = source.read_upto(0, HEAD_BYTES)
-    known = _known(head)
+    known: _Known | None = None
     tried: list[str] = []
     for candidate in _by_suffix(source.path):
         objection = candidate.objection(head, source.size)
@@ -228,19 +216,17 @@ def _first_reader(source: ByteSource, target: str) -> Checkpoint:
             except NotThisFormat as error:
                 objection = error.message
                 if error.really is not None:
-                    known = error.really, error.hint
+                    known = error.really, error.hint, ()
         tried.append(f"{candidate.name} ({objection})")
-    raise _unrecognised(target, head, known, tried)
+    raise _unrecognised(target, head, known or _known(head, source), tried)
 
 
-def _unrecognised(
-    target: str, head: bytes, known: tuple[str, str | None] | None, tried: list[str]
-) -> UnrecognisedFileError:
+def _unrecognised(target: str, head: bytes, known: _Known | None, tried: list[str]) -> UnrecognisedFileError:
     first = f"first bytes: {head[:8].hex(' ')}"
     if known is not None:
         return UnrecognisedFileError(
             f"{visible(target)} is {known[0]}, which this version does not read",
-            details=(first,),
+            details=(*known[2], first),
             hint=known[1],
         )
     return UnrecognisedFileError(
@@ -250,14 +236,14 @@ def _unrecognised(
     )
 
 
-def _known(head: bytes) -> tuple[str, str | None] | None:
-    """What the file is where that is known, and what to do about it."""
-    for start, name, advice in FOREIGN:
-        if head.startswith(start):
-            return name, advice
-    if head[257:262] == b"ustar":
-        return "a tar archive", "unpack it with tar -xf first"
-    return None
+def _known(head: bytes, source: ByteSource | None = None) -> _Known | None:
+    """What the file is where that is known, what to do about it, and perhaps why it is not read."""
+    from modelinspect.readers.parts.foreign import known_by_first_bytes, known_otherwise
+
+    known = known_by_first_bytes(head)
+    if known is None and source is not None:
+        known = known_otherwise(source, head)
+    return None if known is None else (known.title, known.hint, (known.why,) if known.why else ())
 
 
 def _by_suffix(path: str) -> list[Format]:
