@@ -84,7 +84,7 @@ def array_of(call: Call) -> Array | None:
     sizes = _sizes(shape)
     found, byteorder = kind
     numbers = _numbers(data, found.nbytes(prod(sizes)))
-    return Array(found, byteorder, sizes, _stride(sizes, order, axes), numbers)
+    return Array(found, byteorder, *_laid_out(sizes, order, axes), numbers)
 
 
 def _dtype(symbol: Any) -> tuple[DType, ByteOrder] | None:
@@ -116,18 +116,19 @@ def _sizes(shape: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _stride(shape: tuple[int, ...], order: Any, axes: Any) -> tuple[int, ...] | None:
-    if len(shape) < 2 or order == "C":
-        return None
+def _laid_out(
+    shape: tuple[int, ...], order: Any, axes: Any
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Shape and stride; None is contiguous."""
     if order == "F":
-        return contiguous_stride(shape[::-1])[::-1]
-    # Order "K" of numpy 2.3: the numbers are those of the array with its axes in another order.
-    if order != "K" or type(axes) not in (tuple, list) or sorted(axes) != list(range(len(shape))):
+        return shape, contiguous_stride(shape[::-1])[::-1] if len(shape) > 1 else None
+    if order != "K" or axes is None:
+        return shape, None
+    # numpy 2.3: the shape is that of the numbers as they lie, of which the axes are then exchanged.
+    if type(axes) not in (tuple, list) or sorted(axes) != list(range(len(shape))):
         raise ValueError
-    steps = [0] * len(shape)
-    for axis, step in zip(axes, contiguous_stride([shape[axis] for axis in axes])):
-        steps[axis] = step
-    return tuple(steps)
+    steps = contiguous_stride(shape)
+    return tuple(shape[axis] for axis in axes), tuple(steps[axis] for axis in axes)
 
 
 def _numbers(data: Any, expected: int) -> Numbers:

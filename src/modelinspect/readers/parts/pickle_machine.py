@@ -669,12 +669,12 @@ class _Machine:
         return self._bytes(pos + 5, self._little(pos + 1, 4))
 
     def _binbytes8(self, pos: int) -> int:
-        return self._bytes(pos + 9, self._little(pos + 1, 8))
+        return self._bytes(pos + 9, self._little(pos + 1, 8), 1)
 
-    def _bytes(self, begin: int, length: int) -> int:
+    def _bytes(self, begin: int, length: int, placed: int = MIN_PLACED_BYTES) -> int:
         raw, end = self._slice("bytes", begin, length)
         position = self.feed.base + begin
-        if length >= MIN_PLACED_BYTES and isinstance(raw, bytes):
+        if length >= placed and isinstance(raw, bytes):
             raw = PlacedBytes(raw)
             raw.position = position
             self.room -= 3
