@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import fractions
+import io
 import os
 import pathlib
+import pickle
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator
@@ -48,6 +50,16 @@ class Runs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.getcwd, ()
+
+
+class Loads:
+    """What torch makes of a storage that is pickled without torch.save."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.storage._load_from_bytes, (self.content,)
 
 
 def saved(path: Path, value: object, **options: Any) -> Checkpoint:
@@ -205,14 +217,30 @@ def test_a_pickle_that_names_more_would_execute_it(tmp_path: Path) -> None:
     assert found.names == (f"{os.getcwd.__module__}.getcwd",)
 
 
+def test_byte_strings_that_are_unpickled_are_not_vouched_for(tmp_path: Path) -> None:
+    """A file of torch.save inside a pickle is loaded without restriction, whatever is in it."""
+    inner = io.BytesIO()
+    torch.save({"x": Runs()}, inner)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"w": Loads(inner.getvalue()), "v": WEIGHT}))
+    assert how_it_loads(mi.open_checkpoint(tmp_path / "x.pkl")).verdict in ("unknown", "yes")
+
+
 def test_pickles_beside_the_weights_count(tmp_path: Path) -> None:
     """Of a folder of safetensors and a training state the answer is of the worse."""
     checkpoint = saved(tmp_path / "x.pt", {"w": WEIGHT, "x": Runs()})
     found = how_it_loads(replace(checkpoint, format="safetensors"))
     assert (found.verdict, found.call) == ("refused", "torch.load")
-    arrays = how_it_loads(replace(checkpoint, format="npy"))
-    assert (arrays.verdict, arrays.call) == ("refused", "numpy.load")
-    assert arrays.names == found.names
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays_of_objects_are_refused_as_numpy_does(tmp_path: Path, kind: str) -> None:
+    """numpy.load takes numbers, and objects only when it is told to."""
+    save: Any = {"npy": np.save, "npz": np.savez}[kind]
+    for dtype, verdict in (("float32", "no"), (object, "refused")):
+        save(tmp_path / f"x.{kind}", np.array([1, 2], dtype))
+        assert how_it_loads(mi.open_checkpoint(tmp_path / f"x.{kind}")).verdict == verdict
+    with pytest.raises(ValueError, match="allow_pickle"):
+        list(dict(np.load(tmp_path / f"x.{kind}")))
 
 
 def test_what_a_configuration_would_run_is_said(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Loading(NamedTuple):
     """Would it execute what the file names? ``no``: nothing in the file is code, or the
     loader calls what makes tensors and plain data and refuses all else; ``refused``: the
     loader refuses the file, and told to trust it, would execute; ``yes``: it would;
-    ``unknown``: the format's loader is not known here."""
+    ``unknown``: the format's loader is not known here, or what it unpickles within."""
     call: str
     """The usual way, e.g. ``torch.load``."""
     reason: str
@@ -115,20 +115,28 @@ def _loading(checkpoint: Checkpoint, name: str) -> Loading:
         return Loading("yes", way.call, way.reason, foreign)
     if foreign:
         return Loading("yes", way.call, "unpickles whatever there is, and would import and call", foreign)
+    if any((name.module, name.name) == _NESTED for name in checkpoint.globals):
+        return Loading(
+            "unknown", way.call, f"it calls {'.'.join(_NESTED)}, which unpickles byte strings in it"
+        )
     reason = "the pickle in it calls what makes tensors and plain data, and nothing else"
     return Loading("no", way.call, reason if checkpoint.globals else "it names nothing to call")
 
 
+_NESTED = ("torch.storage", "_load_from_bytes")
+"""Reads each storage of a tensor that was pickled without torch.save, and whatever else is in
+its byte string, with ``torch.load(weights_only=False)`` (torch 2.13, ``torch/storage.py``)."""
+_OBJECTS = "Python objects"
+"""What the reader of arrays says of those whose elements are a pickle."""
+
+
 def _of_data(checkpoint: Checkpoint, name: str, way: _Way) -> Loading:
     """Formats that hold no code; an array of objects is a pickle, and so may be files beside them."""
+    if name in ("npy", "npz") and any(_OBJECTS in note for note in checkpoint.notes):
+        reason = "it refuses arrays of objects; allow_pickle=True would unpickle whatever there is"
+        return Loading("refused", way.call, reason)
     if not checkpoint.globals:
         return Loading("no", way.call, way.reason)
-    if name in ("npy", "npz"):
-        foreign = _dotted(name for name in checkpoint.globals if not name.understood)
-        more = "would import and call" if foreign else "would unpickle it"
-        return Loading(
-            "refused", way.call, f"it refuses arrays of objects; allow_pickle=True {more}", foreign
-        )
     beside = _by_torch(checkpoint, "torch-zip", _WAYS["torch-zip"])
     return beside._replace(reason=f"of the pickles beside the weights: {beside.reason}")
 
@@ -142,7 +150,7 @@ def _by_torch(checkpoint: Checkpoint, name: str, way: _Way) -> Loading:
     if why is not None:
         reason = f"{_BY_DEFAULT}, refuses {why}; the names in it are all on its list"
         return Loading("refused", way.call, reason)
-    return Loading("no", way.call, f"{_BY_DEFAULT}, takes it")
+    return Loading("no", way.call, f"{_BY_DEFAULT}, takes it: each name in it is on its list")
 
 
 def _why_opcodes_are_refused(checkpoint: Checkpoint) -> str | None:

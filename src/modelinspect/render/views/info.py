@@ -324,7 +324,8 @@ def _loading(loading: Loading | None) -> Iterator[Line]:
     names = _and_more([_cut(name, 80) for name in loading.names[:_MOST_NAMES]], len(loading.names))
     call = f"{loading.call}: " if loading.call else ""
     said = f"{call}{loading.reason}{' ' if names else ''}{names}"
-    yield Line("runs code", f"{answer} · {said}", "status", remark=status)
+    yield Line("runs code", answer, "status", remark=status)
+    yield from _texts("", [said])
     yield from _texts("", loading.beside)
 
 
