@@ -281,13 +281,18 @@ def test_tensor_parallel_ranks(tmp_path: Path) -> None:
     norm = torch.arange(8.0)
     for rank in range(2):
         module = {"norm": norm.clone(), "up": torch.rand(8, 4)}
-        states: dict[str, Any] = {"module": module, "buffer_names": [], "param_shapes": None, "mp_world_size": 2}
+        states: dict[str, Any] = {
+            "module": module,
+            "buffer_names": [],
+            "param_shapes": None,
+            "mp_world_size": 2,
+        }
         torch.save(states, tmp_path / f"mp_rank_{rank:02d}_model_states.pt")
     checkpoint = opened(tmp_path)
     assert [row.name for row in checkpoint.table] == ["mp_rank_00.norm", "mp_rank_00.up", "mp_rank_01.up"]
     assert mi.count(checkpoint).unique == 8 + 64
     assert [row.name for row in checkpoint.tables["copies"]] == ["mp_rank_01.norm"]
-    assert any(re.search("cut across 2 ranks.*1 tensors", note) for note in checkpoint.notes)
+    assert any(re.search("cut across 2 ranks.*1 tensor ", note) for note in checkpoint.notes)
 
 
 def test_universal_checkpoints(tmp_path: Path) -> None:

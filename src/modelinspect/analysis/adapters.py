@@ -301,7 +301,8 @@ def _from_json(text: str) -> dict[str, str]:
 
 def _alpha(said: Mapping[str, str], stored: int) -> tuple[float | None, str]:
     if stored:
-        return None, f"stored in {stored:,} scalar tensors of its own, whose values a listing doesn't read"
+        tensors = "1 scalar tensor" if stored == 1 else f"{stored:,} scalar tensors"
+        return None, f"stored in {tensors} of its own, whose values a listing doesn't read"
     for key in _ALPHAS:
         if _NUMBER.fullmatch(said.get(key, "")):
             return float(said[key]), f"{key} of its configuration"

@@ -63,9 +63,11 @@ def merged(ranks: Sequence[Rank]) -> Merged:
 
 def several_ranks(ranks: int, alike: int) -> str:
     """What is to be said of a model that is cut across ranks."""
+    what = "1 tensor that is" if alike == 1 else f"{alike:,} tensors that are"
+    count = "counts" if alike == 1 else "count"
     return (
         f"the model is cut across {ranks} ranks: names begin with the rank, shapes are those of its slices; "
-        f"{alike:,} tensors that are the same bytes on several ranks, by checksum, count once"
+        f"{what} the same bytes on several ranks, by checksum, {count} once"
     )
 
 

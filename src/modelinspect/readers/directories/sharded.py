@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 from modelinspect.errors import DamagedFileError, LimitError, TargetError, visible
 from modelinspect.readers.directories.beside import is_beside, with_configurations, with_training
-from modelinspect.readers.parts.foreign import known_folder
 from modelinspect.readers.parts.inside import inside
 from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
@@ -36,7 +35,6 @@ MAX_SHARDS = 10_000
 _USUAL_STEMS = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model", "consolidated")
 _USUAL_SUFFIXES = (".safetensors.index.json", ".safetensors", ".bin.index.json", ".bin", ".pt", ".pth")
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<suffix>\.[A-Za-z]+)")
-_STEP = re.compile(r"(checkpoint|epoch|step|iter)[-_=]?\d")
 _SUFFIXES = tuple({suffix for row in FORMATS for suffix in row.suffixes})
 
 
@@ -55,7 +53,7 @@ def read_entries(folder: str, entries: Sequence[str], target: str) -> Checkpoint
         TargetError: It holds none, or several and no usual name among them.
         RefusedError: A link leads out of it.
     """
-    name, others = _choose(folder, entries, target)
+    name, others = _choose(entries, target)
     if name.endswith(".index.json"):
         found = _read_index(os.path.join(folder, name), target)
     elif (shard := _SHARD_NAME.fullmatch(name)) is not None:
@@ -79,7 +77,7 @@ def has_weights(entries: Sequence[str]) -> bool:
     )
 
 
-def _choose(folder: str, entries: Sequence[str], target: str) -> tuple[str, list[str]]:
+def _choose(entries: Sequence[str], target: str) -> tuple[str, list[str]]:
     """The entry to read, and what else could have been read."""
     weights = [entry for entry in entries if entry.lower().endswith((*_SUFFIXES, ".index.json"))]
     # What a training leaves beside its weights is read with them, or where there is nothing else.
@@ -95,12 +93,12 @@ def _choose(folder: str, entries: Sequence[str], target: str) -> tuple[str, list
     if chosen is None and len(single) == 1:
         chosen = single[0]
     if chosen is None:
-        _nothing_chosen(folder, entries, weights, target)
+        _nothing_chosen(entries, weights, target)
     others = [name for name in single if name != chosen]
     return chosen, others
 
 
-def _nothing_chosen(folder: str, entries: Sequence[str], weights: list[str], target: str) -> NoReturn:
+def _nothing_chosen(entries: Sequence[str], weights: list[str], target: str) -> NoReturn:
     if weights:
         listed = tuple(visible(os.path.join(target, name)) for name in weights[:12])
         raise TargetError(
@@ -110,20 +108,11 @@ def _nothing_chosen(folder: str, entries: Sequence[str], weights: list[str], tar
         )
     if not entries:
         raise TargetError(f"{visible(target)} is an empty directory")
-    if (known := known_folder(entries)) is not None:
-        raise TargetError(f"{visible(target)} is {known.title}, which is not read", hint=known.hint)
     seen = ", ".join(visible(entry) for entry in entries[:6]) + (", …" if len(entries) > 6 else "")
     raise TargetError(
         f"{visible(target)} is a directory that holds no checkpoint",
         details=(f"it holds: {seen}", f"looked for: *.index.json, {', '.join(f'*{s}' for s in _SUFFIXES)}"),
-        hint=_deeper(folder, entries, target),
     )
-
-
-def _deeper(folder: str, entries: Sequence[str], target: str) -> str | None:
-    """The last folder in the folder that is named as a training names its steps."""
-    steps = [name for name in entries if _STEP.search(name) and os.path.isdir(os.path.join(folder, name))]
-    return f"name one of its folders, e.g. {visible(os.path.join(target, steps[-1]))}" if steps else None
 
 
 def read_index(path: str, target: str) -> Checkpoint:
@@ -257,15 +246,8 @@ def _merge(shards: dict[str, Checkpoint], target: str, extra: FileInfo | None = 
         model_section=parts[0].model_section,
         metadata={key: value for part in parts for key, value in part.metadata.items()},
         globals=tuple(found for part in parts for found in part.globals),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes if not _is_of_one(note))),
-        version=parts[0].version,
-        facts={key: value for key, value in parts[0].facts.items() if key != "part"},
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
-
-
-def _is_of_one(note: str) -> bool:
-    """That a GGUF file is a part of several is no news where all of them are read."""
-    return note.startswith("it is part ")
 
 
 @dataclass

@@ -109,8 +109,10 @@ def _optimizers(symbols: Mapping[str, Any], pickle: Pickle) -> dict[str, Optimiz
 # In the order of preference where two state_dicts are of one size.
 _MODEL_WORDS = (
     "state_dict", "model_state_dict", "model", "model_state", "net_state_dict", "network_state_dict",
-    "module", "net", "network", "student", "weights", "params",
+    "module", "net", "network", "student", "weights", "params", "current_model_state",
 )  # fmt: skip
+_LIVE_WEIGHTS = "current_model_state"
+"""What Lightning's WeightAveraging keeps the last weights as; its state_dict holds averaged ones."""
 # Words that are as often names of submodules: beside others like them they say nothing.
 _WEAK_WORDS = frozenset({"module", "net", "network", "weights", "params"})
 _EMA = re.compile(r"(^|[_.\-\s])(ema|swa|averaged|avg|teacher)([_.\-\s]|$)|^averaged")
@@ -251,6 +253,8 @@ def _notes(tables: dict[str, ParameterTable], roles: dict[str, Role], chosen: st
         others = ", ".join(names[:_NAMES_SHOWN])
         if len(names) > _NAMES_SHOWN:
             others += f" and {len(names) - _NAMES_SHOWN:,} more"
+        if _LIVE_WEIGHTS in tables and chosen == "state_dict":
+            notes.append(f"section 'state_dict' holds averaged weights, {_LIVE_WEIGHTS!r} the last ones")
         taken = f"section {_quoted(chosen)} is" if chosen else "what stands in no section is"
         notes.append(f"{taken} taken for the model; the file also holds {others}")
     return tuple(notes)
