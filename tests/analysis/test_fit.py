@@ -19,7 +19,7 @@ import modelinspect as mi
 from modelinspect.analysis.fit import FitReport, FitRow, fit
 from modelinspect.dtypes import dtype_named
 from modelinspect.live.module_table import module_table, tensors_table
-from modelinspect.tensors import ParameterTable, TensorInfo
+from modelinspect.tensors import ParameterTable, Quantized, TensorInfo
 
 StateDict = Mapping[str, torch.Tensor]
 Make = Callable[[], nn.Module]
@@ -128,6 +128,61 @@ def test_what_torch_does_not_copy(kind: str) -> None:
     report = compared(Net(), {**Net().state_dict(), "last.weight": UNCOPIED[kind]()})
     assert statuses(report) == {"last.weight": "layout"}
     assert any("last.weight" in note for note in report.notes)
+
+
+QUANTIZED = Quantized("GPTQ", (2, 4), 8, 4, ("last.scales", "last.qzeros"))
+
+
+def packed(stands_for: Quantized, *names: str) -> ParameterTable:
+    """The state_dict with its last layer packed as GPTQ packs it."""
+    rows = [row for row in tensors_table(Net().state_dict(), "file") if row.name != "last.weight"]
+    words = torch.zeros(1, 2, dtype=torch.int32)
+    extra = {"last.qweight": words, "last.scales": torch.zeros(1, 2), "last.qzeros": words}
+    more = tensors_table({name: extra.get(name, words) for name in (*extra, *names)}, "file")
+    marked = [row._replace(quantized=stands_for) if row.name == "last.qweight" else row for row in more]
+    return ParameterTable("file", [*rows, *marked], "file")
+
+
+def test_a_quantized_weight_is_named_as_one() -> None:
+    """Its logical shape fits, its words don't load; its scales are no strangers."""
+    state = {**Net().state_dict(), "last.qweight": torch.zeros(1)}
+    del state["last.weight"]
+    assert not loads(Net(), state)
+    report = fit(module_table(Net(), "net"), packed(QUANTIZED))
+    assert not report.fits
+    (row,) = [row for row in report.rows if row.status != "ok"]
+    assert (row.name, row.status, row.note) == ("last.weight", "quantized", "GPTQ 4-bit of [2, 4]")
+    assert report.notes == (
+        "1 weight is quantized: the shapes agree, but load_state_dict refuses what is stored",
+    )
+
+
+def test_a_quantized_weight_of_another_shape() -> None:
+    """What it stands for is compared; where only the number of values is known, that."""
+    definition = module_table(Net(), "net")
+    other = fit(definition, packed(QUANTIZED._replace(shape=(3, 4), numel=12)))
+    assert statuses(other) == {"last.weight": "shape"}
+    assert statuses(fit(definition, packed(QUANTIZED._replace(shape=None)))) == {"last.weight": "quantized"}
+    assert statuses(fit(definition, packed(QUANTIZED._replace(shape=None, numel=9)))) == {
+        "last.weight": "shape"
+    }
+
+
+def test_a_quantized_definition_takes_its_own_file() -> None:
+    """A class with packed weights of its own is compared name by name."""
+
+    class Packed(Net):
+        """As GPTQ's layers register theirs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            del self.last
+            self.last = nn.Module()
+            self.last.register_buffer("qweight", torch.zeros(1, 2, dtype=torch.int32))
+            self.last.register_buffer("scales", torch.zeros(1, 2))
+            self.last.register_buffer("qzeros", torch.zeros(1, 2, dtype=torch.int32))
+
+    assert fit(module_table(Packed(), "net"), packed(QUANTIZED)).fits
 
 
 def test_every_pair_of_data_types() -> None:

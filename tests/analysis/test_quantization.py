@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from modelinspect.analysis.quantization import QuantizationTotal, quantization, scheme_title, tensors_beside
+import pytest
+
+from modelinspect.analysis.quantization import QuantizationTotal, logical_name, quantization, scheme_title
 from modelinspect.dtypes import BY_NAME
 from modelinspect.tensors import ParameterTable, Quantized, Storage, TensorInfo
 
@@ -34,7 +36,6 @@ def test_weights_and_scales_add_up_by_scheme() -> None:
         QuantizationTotal("GPTQ", 4, 2, 4096, 2048, 6, 272, 832),
         QuantizationTotal("bitsandbytes nf4", 4, 1, 1024, 512),
     )
-    assert tensors_beside(table) == {f"{at}.{leaf}" for at in "ab" for leaf in ("scales", "qzeros", "g_idx")}
 
 
 def test_nothing_quantized_is_nothing() -> None:
@@ -62,3 +63,23 @@ def test_titles_tell_the_bits_once() -> None:
     assert scheme_title("AWQ", 4) == "AWQ 4-bit"
     assert [scheme_title(name, 4) for name in ("NVFP4", "bitsandbytes fp4")] == ["NVFP4", "bitsandbytes fp4"]
     assert scheme_title("GPTQ", 2.5) == "GPTQ 2.5-bit"
+
+
+@pytest.mark.parametrize(
+    ("packed_name", "name"),
+    [
+        ("l.qweight", "l.weight"),
+        ("l.weight_packed", "l.weight"),
+        ("l.weight", "l.weight"),
+        ("l.W_q", "l.weight"),
+        ("l.weight._data._data", "l.weight"),
+        ("l._weight_qdata", "l.weight"),
+        ("l.weight.compressed", "l.weight"),
+        ("experts.gate_up_proj_blocks", "experts.gate_up_proj"),
+        ("l.mlp1_weight.blocks", "l.mlp1_weight"),
+        ("qweight", "qweight"),
+    ],
+)
+def test_a_float_model_calls_it_otherwise(packed_name: str, name: str) -> None:
+    """The name of the weight that a packed tensor stands for."""
+    assert logical_name(row(packed_name, "int32", (8, 32))) == name

@@ -30,7 +30,7 @@ from modelinspect.analysis.summary import ValueSummary
 from modelinspect.dtypes import dtype_named
 from modelinspect.errors import DamagedFileError
 from modelinspect.readers.registry import open_checkpoint
-from modelinspect.tensors import Storage, TensorInfo
+from modelinspect.tensors import Quantized, Storage, TensorInfo
 from modelinspect.values import CHUNK_ELEMENTS, ReadFunction
 
 Array = npt.NDArray[Any]
@@ -200,6 +200,14 @@ def test_integers_of_a_quantized_tensor_say_what_they_are() -> None:
     summary = summarise(row, reader(b"\xff\x00\x05"))
     assert (summary.minimum, summary.maximum, summary.values) == (-1, 5, [-1, 0, 5])
     assert "integers" in summary.reason
+
+
+def test_figures_of_packed_weights_are_of_the_words() -> None:
+    """Of as many as are stored, and the reason says so."""
+    row = TensorInfo("w", dtype_named("int8"), (3,), Storage("f", "w", 0, 3))
+    summary = summarise(row._replace(quantized=Quantized("X", (6,), 6, 4)), reader(b"\xff\x00\x05"))
+    assert (summary.numel, summary.minimum, summary.values) == (3, -1, [-1, 0, 5])
+    assert summary.reason == "the numbers that are stored, not what they stand for"
 
 
 def test_composites_are_summarised_by_what_they_store() -> None:

@@ -41,6 +41,20 @@ def test_a_file_and_its_class_show_the_same_names_and_shapes(cli: Cli, saved: Pa
     assert lines == [line.replace("\ttrue\t", "\t\t") for line in REGRESSION]
 
 
+def test_quantized_weights_show_what_they_stand_for(cli: Cli, tmp_path: Path) -> None:
+    """Two columns more, at the end, and only there; the numbers of values add up to the headline."""
+    words = {"l.qweight": (32, 96), "l.qzeros": (2, 12)}
+    tensors = {name: torch.zeros(shape, dtype=torch.int32) for name, shape in words.items()}
+    save_file({**tensors, "l.scales": torch.zeros(2, 96), "n": torch.zeros(7)}, tmp_path / "m.safetensors")
+    lines = cli("params", tmp_path / "m.safetensors").stdout.splitlines()
+    assert lines[0] == "l.qweight\t[32, 96]\tint32\t24576\t12288\tparameter\t\t\t[96, 256]\tGPTQ 4-bit"
+    assert lines[3] == "n\t[7]\tfloat32\t7\t28\tparameter\t\t\t\t"
+    assert cli("count", tmp_path / "m.safetensors").stdout == f"{24576 + 7}\n"
+    largest = cli("params", tmp_path / "m.safetensors", "--sort", "numel", "--reverse", "--json").stdout
+    row = json.loads(largest)["tensors"][0]
+    assert (row["shape"], row["logical"], row["quantized"]) == ([32, 96], [96, 256], "GPTQ 4-bit")
+
+
 def test_columns_are_chosen_and_checked(cli: Cli, saved: Path) -> None:
     """Columns come in the order asked for; a name that is not one lists those that are."""
     out = cli("params", saved, "--columns", "name,stride,storage_offset").stdout

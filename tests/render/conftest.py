@@ -19,7 +19,7 @@ from modelinspect.analysis.fit import FitReport, FitRow
 from modelinspect.analysis.listing import ParamsReport, build_tree, total
 from modelinspect.analysis.summary import ValueSummary
 from modelinspect.dtypes import BY_NAME
-from modelinspect.tensors import ParameterTable, Storage, TensorInfo
+from modelinspect.tensors import ParameterTable, Quantized, Storage, TensorInfo
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "render"
 
@@ -138,6 +138,22 @@ class Samples:
         hidden = self.tensor("h", (1, 8))
         return ParameterTable(
             "models/partly.py:Net", tensors, "definition", unregistered=(hidden,), modules={"": "Net"}
+        )
+
+    def packed(self) -> ParameterTable:
+        """Four layers in GPTQ's 4 bits and a norm."""
+        rows = []
+        for n in range(4):
+            stem = f"layers.{n}.q_proj"
+            beside = (f"{stem}.qzeros", f"{stem}.scales")
+            found = Quantized("GPTQ", (4096, 1024), 4096 * 1024, 4, beside)
+            rows += [
+                self.tensor(f"{stem}.qweight", (128, 4096), "int32", quantized=found),
+                self.tensor(f"{stem}.qzeros", (8, 512), "int32", kind="buffer"),
+                self.tensor(f"{stem}.scales", (8, 4096), "float16", kind="buffer"),
+            ]
+        return ParameterTable(
+            "packed.safetensors", [*rows, self.tensor("norm.weight", (1024,), "float16")], "file"
         )
 
     def values(self) -> ParamsReport:

@@ -104,7 +104,7 @@ def test_json_of_count(samples: Any) -> None:
         "frozen": NONE, "buffers": int, "persistent_buffers": int, "non_persistent_buffers": NONE,
         "bytes": int, "tensors": int, "parameter_tensors": int, "buffer_tensors": int,
         "dtypes": [{"dtype": str, "tensors": int, "numel": int, "bytes": int}],
-        "ties": [{"names": [str], "numel": int}], "by": NONE, "groups": [],
+        "quantized": [], "ties": [{"names": [str], "numel": int}], "by": NONE, "groups": [],
     }  # fmt: skip
     assert (regression["unique"], regression["trainable"], regression["frozen"]) == (40, 40, 0)
     assert (gpt2["unique"], gpt2["named"]) == (124_439_808, 163_037_184)
@@ -117,7 +117,7 @@ def test_json_of_fit(samples: Any) -> None:
     assert document["fits"] is False
     assert document["checkpoint_prefix"] == "module."
     assert document["counts"] == {
-        "ok": 1, "missing": 1, "unexpected": 1, "shape": 1, "dtype": 1, "layout": 0,
+        "ok": 1, "missing": 1, "unexpected": 1, "shape": 1, "dtype": 1, "layout": 0, "quantized": 0,
     }  # fmt: skip
 
     assert document["tensors"][1] == {

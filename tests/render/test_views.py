@@ -24,6 +24,7 @@ VIEWS: dict[str, Callable[[Any], list[Sheet]]] = {
     "params-gpt2": lambda s: [params_sheet(s.report(s.gpt2()))],
     "params-experts": lambda s: [params_sheet(s.report(s.experts()))],
     "params-partly-frozen": lambda s: [params_sheet(s.report(s.partly_frozen()))],
+    "params-quantized": lambda s: [params_sheet(s.report(s.packed()))],
     "params-values": lambda s: [params_sheet(s.values())],
     "params-columns": lambda s: [
         params_sheet(s.report(s.gpt2()), ("name", "stride", "device", "offset", "percent", "file"))
@@ -35,6 +36,7 @@ VIEWS: dict[str, Callable[[Any], list[Sheet]]] = {
     "count-regression": lambda s: list(count_card(s.counts()[0])),
     "count-gpt2": lambda s: list(count_card(count_table(s.gpt2(), by="prefix", depth=2))),
     "count-partly-frozen": lambda s: list(count_card(s.counts()[2])),
+    "count-quantized": lambda s: list(count_card(count_table(s.packed()))),
     "count-several": lambda s: [count_rows(s.counts())],
     "count-numbers": lambda s: [count_number(s.counts())],
     "count-number": lambda s: [count_number(s.counts()[1:2], "bytes")],

@@ -17,11 +17,11 @@ from typing import Literal, NamedTuple
 from modelinspect.display import Displayed
 from modelinspect.dtypes import DType
 from modelinspect.errors import visible
-from modelinspect.tensors import ParameterTable, TensorInfo
+from modelinspect.tensors import ParameterTable, Quantized, TensorInfo
 
 __all__ = ["FitReport", "FitRow", "FitStatus", "common_names", "fit"]
 
-FitStatus = Literal["ok", "missing", "unexpected", "shape", "dtype", "layout"]
+FitStatus = Literal["ok", "missing", "unexpected", "shape", "dtype", "layout", "quantized"]
 
 
 class FitRow(NamedTuple):
@@ -34,7 +34,7 @@ class FitRow(NamedTuple):
     status: FitStatus
     """``missing``: the checkpoint lacks it; ``unexpected``: the definition does;
     ``dtype``: converted when it is loaded; ``layout``: can't be copied (sparse,
-    quantized, without values, bits)."""
+    without values, bits); ``quantized``: the same weight, packed."""
     expected: TensorInfo | None
     """The definition's tensor."""
     found: TensorInfo | None
@@ -83,7 +83,7 @@ def fit(definition: ParameterTable, checkpoint: ParameterTable) -> FitReport:
         rows are compared without it and the report says so.
     """
     expected = {tensor.name: tensor for tensor in definition if tensor.persistent is not False}
-    found = {tensor.name: tensor for tensor in checkpoint if tensor.persistent is not False}
+    found = _offered(checkpoint, expected)
     ours, theirs = common_names(list(expected), list(found))
     partners = {common: found[name] for name, common in theirs.items()}
     wrapped = "".join(_taken(theirs)[:1])
@@ -108,10 +108,34 @@ def fit(definition: ParameterTable, checkpoint: ParameterTable) -> FitReport:
         (
             *_section_note(checkpoint),
             *_prefix_notes(rows, _Side(ours, from_ours), _Side(theirs, from_theirs)),
+            *_quantized_note(rows),
             *_row_notes(rows),
             *_near_misses(rows),
         ),
     )
+
+
+def _offered(checkpoint: ParameterTable, expected: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """
+    The checkpoint's tensors by name; packed weights by the names that float models give them, without
+    their scales, unless the definition has such names itself.
+    """
+    offered = {tensor.name: tensor for tensor in checkpoint if tensor.persistent is not False}
+    packed = [tensor for tensor in offered.values() if tensor.quantized is not None]
+    if not packed:
+        return offered
+    from modelinspect.analysis.quantization import logical_name
+
+    own = {name.rpartition(".")[2] for name in expected}
+    serving = {name for tensor in packed for name in tensor.quantized.beside}  # type: ignore[union-attr]
+    result: dict[str, TensorInfo] = {}
+    for name, tensor in offered.items():
+        leaf = name.rpartition(".")[2]
+        if name in serving and leaf not in own:
+            continue
+        plain = name if tensor.quantized is None or leaf in own else logical_name(tensor)
+        result[name if plain in offered else plain] = tensor
+    return result
 
 
 def _entries(
@@ -158,6 +182,8 @@ def _compared(expected: TensorInfo, found: TensorInfo) -> FitRow:
         and found.storage is not None
     ):
         return FitRow(name, "ok", expected, found)
+    if found.quantized is not None and found.layout == "strided":
+        return _packed(expected, found, found.quantized)
     if expected.layout == "uninitialized":
         return FitRow(name, "ok", expected, found, "takes any shape: it has none before its first use")
     if found.layout == "uninitialized":
@@ -173,6 +199,16 @@ def _compared(expected: TensorInfo, found: TensorInfo) -> FitRow:
         return FitRow(name, "ok", expected, found)
     is_cut = found.dtype.category == "complex" != expected.dtype.category
     return FitRow(name, "dtype", expected, found, "the imaginary parts are lost" if is_cut else "")
+
+
+def _packed(expected: TensorInfo, found: TensorInfo, stands_for: Quantized) -> FitRow:
+    from modelinspect.analysis.quantization import scheme_title
+
+    shape = stands_for.shape
+    of = f"{stands_for.numel:,} values" if shape is None else str(list(shape))
+    fits = shape == expected.shape or (shape is None and stands_for.numel == expected.numel)
+    note = f"{scheme_title(stands_for.scheme, stands_for.bits)} of {of}"
+    return FitRow(expected.name, "quantized" if fits else "shape", expected, found, note)
 
 
 def _not_copied(expected: TensorInfo, found: TensorInfo) -> str:
@@ -416,11 +452,18 @@ def _replaced(name: str, texts: Iterable[str]) -> str:
     return name
 
 
+def _quantized_note(rows: Sequence[FitRow]) -> Iterable[str]:
+    packed = sum(row.status == "quantized" for row in rows)
+    if packed:
+        what = "weights are" if packed > 1 else "weight is"
+        yield f"{packed:,} {what} quantized: the shapes agree, but load_state_dict refuses what is stored"
+
+
 def _row_notes(rows: Sequence[FitRow]) -> Iterable[str]:
     """Each note of a row once, with the first name that it is about."""
     about: dict[str, list[str]] = {}
     for row in rows:
-        if row.note:
+        if row.note and row.status != "quantized":
             about.setdefault(row.note, []).append(visible(row.name))
     shown = list(about.items())[:_MOST_NOTES]
     for note, names in shown:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from modelinspect.tensors import ParameterTable, Quantized, Storage, TensorInfo
 
-__all__ = ["QuantizationTotal", "quantization", "scheme_title", "tensors_beside"]
+__all__ = ["QuantizationTotal", "logical_name", "quantization", "scheme_title"]
 
 # Parts of a tensor subclass that hold what it packs; its other parts are scales and the like.
 _DATA_PARTS = frozenset({"data", "qdata", "packed_weight", "int_data", "tensor_impl"})
@@ -75,14 +75,29 @@ def quantization(table: ParameterTable) -> tuple[QuantizationTotal, ...]:
     return tuple(sorted(totals, key=lambda total: -total.numel))
 
 
-def tensors_beside(table: ParameterTable) -> frozenset[str]:
-    """Names of the tensors that only serve quantized weights."""
-    return frozenset(
-        scale.name
-        for row in table
-        if row.quantized is not None and not row.parts
-        for scale in _beside(row, row.quantized, table)
-    )
+# What a float model calls the tensor that these hold: the ending, and what stands there instead.
+_ENDINGS = (
+    ("._data._data", ""), ("._data", ""), (".compressed", ""), ("_packed", ""), ("_blocks", ""),
+    (".blocks", ""), (".embedding_quantized", ".weight"), (".qweight", ".weight"), (".q_weight", ".weight"),
+    (".trellis", ".weight"), (".W_q", ".weight"), (".codes", ".weight"), (".B", ".weight"),
+)  # fmt: skip
+
+
+def logical_name(row: TensorInfo) -> str:
+    """
+    What the weight that a packed tensor stands for is called in a float model.
+
+    >>> from modelinspect.dtypes import BY_NAME
+    >>> logical_name(TensorInfo("layer.qweight", BY_NAME["int32"], (8, 64), None))
+    'layer.weight'
+    """
+    stem, dot, leaf = row.name.rpartition(".")
+    if leaf.startswith("_") and leaf.endswith("_qdata"):  # torchao in safetensors
+        return f"{stem}{dot}{leaf[1 : -len('_qdata')]}"
+    for ending, instead in _ENDINGS:
+        if row.name.endswith(ending):
+            return row.name[: -len(ending)] + instead
+    return row.name
 
 
 @dataclass

@@ -75,9 +75,9 @@ def _storage_name(tensor: TensorInfo) -> tuple[str, int, str]:
 
 
 _KEYS: dict[str, Callable[[TensorInfo], Any]] = {
-    "numel": lambda tensor: tensor.numel,
+    "numel": lambda tensor: tensor.numel if tensor.quantized is None else tensor.quantized.numel,
     "bytes": lambda tensor: tensor.nbytes,
-    "percent": lambda tensor: tensor.logical_numel,
+    "percent": lambda tensor: tensor.nbytes,
     "shape": lambda tensor: tensor.shape,
     "stride": lambda tensor: tensor.stride,
     "dtype": lambda tensor: tensor.dtype.name,

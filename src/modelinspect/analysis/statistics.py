@@ -183,6 +183,13 @@ def summarise(tensor: TensorInfo, read: ReadFunction, *, small: int = SMALL) -> 
     Raises:
         ModelInspectError: The bytes can't be read.
     """
+    if tensor.quantized is not None and tensor.layout == "strided":
+        packed = summarise(tensor._replace(quantized=None), read, small=small)
+        return (
+            packed
+            if packed.reason
+            else replace(packed, reason="the numbers that are stored, not what they stand for")
+        )
     part = _summarised_part(tensor)
     if part is not tensor:
         return _of_part(tensor, part, summarise(part, read, small=small))

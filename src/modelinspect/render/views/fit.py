@@ -5,7 +5,7 @@ JSON (``params DEFINITION --against CHECKPOINT --json``): ``fits``, a boolean;
 ``definition`` and ``checkpoint``, the targets; ``definition_prefix`` and
 ``checkpoint_prefix``; ``counts``, an object of status to rows; ``tensors``, a list
 of objects ``name``, ``status`` (``ok``, ``missing``, ``unexpected``, ``shape``,
-``dtype``, ``layout``), ``expected_shape``, ``expected_dtype``, ``found_shape``,
+``dtype``, ``layout``, ``quantized``), ``expected_shape``, ``expected_dtype``, ``found_shape``,
 ``found_dtype``, ``note``, and ``harmless``: loads all the same.
 """
 
@@ -36,6 +36,7 @@ _FAULTS: dict[FitStatus, tuple[str, str]] = {
     "unexpected": ("unexpected", "unexpected"),
     "shape": ("of another shape", "of other shapes"),
     "layout": ("that can't be copied", "that can't be copied"),
+    "quantized": ("quantized", "quantized"),
 }
 
 

@@ -6,7 +6,10 @@ JSON (``params --json``): ``target``, ``section``, ``origin`` (``definition``, `
 ``bytes``, ties once; ``unregistered``, a list of objects ``name``, ``dtype``, ``shape``.
 Then ``tensors``, a list of objects with the columns as keys: those asked for, else
 ``name``, ``shape``, ``dtype``, ``numel``, ``bytes``, ``kind``, ``trainable`` (null:
-unknown), ``tied_to`` (null: not tied). ``values`` is null or an object of ``numel``,
+unknown), ``tied_to`` (null: not tied), and where there are quantized weights ``logical``, the
+shape that a packed tensor stands for (null: none, or unknown), and ``quantized``, the layout;
+``numel`` is then of what it stands for. Where an optimizer's state is listed, ``of`` is the
+parameter that a moment belongs to (null: can't be told). ``values`` is null or an object of ``numel``,
 ``min``, ``max``, ``mean``, ``std``, ``zeros``, ``nans``, ``infinities``, ``values`` (nested
 lists of a small tensor), ``reason``. With ``--tree`` instead ``tree``, a list of objects
 ``path``, ``label``, ``depth``, ``class``, ``shape``, ``dtype``, ``parameters``, ``buffers``,
@@ -47,7 +50,7 @@ def params_sheet(report: ParamsReport, columns: tuple[str, ...] | None = None) -
     """
     if report.tree is not None:
         return _tree_sheet(report, report.tree, columns)
-    keys = columns or (DEFAULT_COLUMNS if report.values is None else (*DEFAULT_COLUMNS, "values"))
+    keys = columns or _usual_columns(report)
     _check(keys, tuple(_COLUMNS), report)
     chosen = [_COLUMNS[key] for key in keys]
     cells = [values(report, report.tensors) for _, values in chosen]
@@ -71,6 +74,13 @@ def params_sheet(report: ParamsReport, columns: tuple[str, ...] | None = None) -
         foldable=keys[0] == "name",
         fold_sums=("numel", "bytes", "percent"),
     )
+
+
+def _usual_columns(report: ParamsReport) -> tuple[str, ...]:
+    values = () if report.values is None else ("values",)
+    packed = any(tensor.quantized is not None for tensor in report.tensors)
+    of = ("of",) if report.of else ()
+    return (*DEFAULT_COLUMNS, *of, *values, *(("logical", "quantized") if packed else ()))
 
 
 def _check(keys: Sequence[str], known: Sequence[str], report: ParamsReport) -> None:
@@ -183,7 +193,12 @@ def _shape(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
 
 def _numel(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     sizes: dict[tuple[int, ...], int] = {shape: prod(shape) for shape in {t.shape for t in tensors}}
-    return [0 if tensor.layout == "uninitialized" else sizes[tensor.shape] for tensor in tensors]
+    return [
+        (0 if tensor.layout == "uninitialized" else sizes[tensor.shape])
+        if tensor.quantized is None
+        else tensor.quantized.numel
+        for tensor in tensors
+    ]
 
 
 def _nbytes(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
@@ -228,6 +243,18 @@ def _percent(report: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     ]
 
 
+def _logical(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
+    return [None if t.quantized is None else t.quantized.shape for t in tensors]
+
+
+def _scheme(_: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
+    from modelinspect.analysis.quantization import scheme_title
+
+    return [
+        None if t.quantized is None else scheme_title(t.quantized.scheme, t.quantized.bits) for t in tensors
+    ]
+
+
 def _values(report: ParamsReport, tensors: Sequence[TensorInfo]) -> list[Any]:
     summaries = report.values or {}
     return [summary_text(summaries.get(tensor.name)) for tensor in tensors]
@@ -244,6 +271,7 @@ _COLUMNS: dict[str, tuple[Column, Cells]] = {
         (Column("kind", "kind"), _field("kind")),
         (Column("trainable", "trainable", "flag"), _trainable),
         (Column("tied_to", "tied to", "name"), _tied_to),
+        (Column("of", "of", "name"), lambda report, tensors: [report.of.get(t.name) for t in tensors]),
         (Column("stride", "stride", "shape"), _field("stride")),
         (Column("device", "device"), _field("device")),
         (Column("storage", "storage", "text"), _storage("key")),
@@ -258,6 +286,8 @@ _COLUMNS: dict[str, tuple[Column, Cells]] = {
         (Column("declared", "declared", "flag"), _field("declared")),
         (Column("section", "section", "text"), _field("section")),
         (Column("values", "values", "text"), _values),
+        (Column("logical", "stands for", "shape"), _logical),
+        (Column("quantized", "quantized", "text"), _scheme),
     )
 }
 PARAMS_COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
