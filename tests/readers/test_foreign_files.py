@@ -12,7 +12,7 @@ import command
 import pytest
 from onnx_bytes import number, part
 
-from modelinspect.errors import UnrecognisedFileError
+from modelinspect.errors import TargetError, UnrecognisedFileError
 from modelinspect.readers.parts.foreign import known_folder
 from modelinspect.readers.registry import open_checkpoint
 
@@ -184,6 +184,16 @@ def test_folders_of_others_are_told_by_their_names(expected: str) -> None:
     assert known is not None
     assert expected in known.title
     assert known_folder(["a.txt", "model.xml"]) is None
+
+
+def test_a_folder_of_others_is_refused_with_its_name(tmp_path: Path) -> None:
+    """As a file is: what it is, and what to do."""
+    (tmp_path / "saved_model.pb").write_bytes(b"x")
+    (tmp_path / "variables").mkdir()
+    with pytest.raises(TargetError) as caught:
+        open_checkpoint(str(tmp_path))
+    assert "is a TensorFlow SavedModel, which is not read" in caught.value.message
+    assert "safetensors" in (caught.value.hint or "")
 
 
 def test_the_command_shows_it(cli: command.Cli, tmp_path: Path) -> None:

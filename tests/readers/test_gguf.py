@@ -171,6 +171,19 @@ def test_a_part_of_a_model_says_so(opened: Read) -> None:
     assert any("part 1 of 3" in note for note in checkpoint.notes)
 
 
+def test_parts_of_a_model_are_one_checkpoint(tmp_path: Path) -> None:
+    """A folder of parts: all tensors in order, and no part says that others are missing."""
+    for number in range(3):
+        pairs = [("split.no", 2, number), ("split.count", 2, 3)]
+        raw = Gguf().file(pairs, [f32(f"blk.{number}.w", 2)])
+        (tmp_path / f"m-{number + 1:05}-of-00003.gguf").write_bytes(raw)
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert [t.name for t in checkpoint.table] == ["blk.0.w", "blk.1.w", "blk.2.w"]
+    assert not any("it is part" in note for note in checkpoint.notes)
+    assert checkpoint.version == "3"
+    assert "part" not in checkpoint.facts
+
+
 def test_what_ggml_refuses_and_can_be_read_is_said(opened: Read) -> None:
     """Names twice, gaps, odd places: the rows, and a note."""
     twice = opened(Gguf().file([], [f32("w", 2), f32("w", 3)]))

@@ -108,6 +108,10 @@ def _nothing_chosen(entries: Sequence[str], weights: list[str], target: str) -> 
         )
     if not entries:
         raise TargetError(f"{visible(target)} is an empty directory")
+    from modelinspect.readers.parts.foreign import known_folder
+
+    if (known := known_folder(entries)) is not None:
+        raise TargetError(f"{visible(target)} is {known.title}, which is not read", hint=known.hint)
     seen = ", ".join(visible(entry) for entry in entries[:6]) + (", …" if len(entries) > 6 else "")
     raise TargetError(
         f"{visible(target)} is a directory that holds no checkpoint",
@@ -246,8 +250,15 @@ def _merge(shards: dict[str, Checkpoint], target: str, extra: FileInfo | None = 
         model_section=parts[0].model_section,
         metadata={key: value for part in parts for key, value in part.metadata.items()},
         globals=tuple(found for part in parts for found in part.globals),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes if not _is_of_one(note))),
+        version=parts[0].version,
+        facts={key: value for key, value in parts[0].facts.items() if key != "part"},
     )
+
+
+def _is_of_one(note: str) -> bool:
+    """That a GGUF file is a part of several is no news where all of them are read."""
+    return note.startswith("it is part ")
 
 
 @dataclass
