@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import command
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,9 +16,12 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from modelinspect.analysis.statistics import summarise_files
 from modelinspect.dtypes import BY_SAFETENSORS
 from modelinspect.errors import CheckpointError, DamagedFileError, LimitError
+from modelinspect.readers.parts.storage_bytes import StorageReader
 from modelinspect.readers.registry import open_checkpoint
+from modelinspect.values import read_values
 
 
 def pack(header: str | bytes, data: bytes = b"") -> bytes:
@@ -229,3 +234,62 @@ def test_names_without_end_name_the_limit(name: str, tmp_path: Path) -> None:
         open_checkpoint(str(path))
     assert "limit: " in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+WRITTEN = [
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "uint16",
+    "uint32", "uint64", "complex64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_values_of_every_type_that_torch_and_the_library_share(name: str, tmp_path: Path) -> None:
+    """What the library wrote is read to the number, figures included."""
+    path = tmp_path / "x.safetensors"
+    patterns = torch.arange(1, 129, dtype=torch.uint8)
+    saved = patterns.view(getattr(torch, name)) if name != "bool" else patterns % 3 == 0
+    save_file({"w": saved.reshape(2, -1)}, path)
+    checkpoint = open_checkpoint(str(path))
+    row = checkpoint.table["w"]
+    assert (str(row.dtype), row.shape, row.nbytes) == (name, (2, saved.numel() // 2), saved.nbytes)
+    with StorageReader() as reader:
+        ours = read_values(row, reader.read).reshape(-1)
+    theirs = saved.float() if "float8" in name or name == "bfloat16" else saved
+    assert np.array_equal(ours, theirs.numpy(), equal_nan=theirs.is_floating_point())
+    summary = summarise_files(checkpoint.table)["w"]
+    finite = theirs.double()[theirs.double().isfinite()] if not theirs.is_complex() else None
+    if finite is not None and name not in ("int64", "uint64"):
+        assert (summary.minimum, summary.maximum) == (finite.min().item(), finite.max().item())
+
+
+def test_four_bit_floats_count_one_by_one(cli: command.Cli, tmp_path: Path) -> None:
+    """Torch's pairs are written as single values: 2 x 4 pairs are 16 parameters in 8 bytes."""
+    path = tmp_path / "x.safetensors"
+    raw = torch.arange(8, dtype=torch.uint8) * 31
+    save_file({"w": raw.view(torch.float4_e2m1fn_x2).reshape(2, 4)}, path)
+    row = open_checkpoint(str(path)).table["w"]
+    assert (row.dtype.safetensors, row.shape, row.nbytes) == ("F4", (2, 8), 8)
+    assert row.numel == row.logical_numel == 16
+    assert cli("count", path).stdout.strip() == "16"
+    assert cli("params", path, "--values").stdout.startswith("w\t[2, 8]\tfloat4_e2m1fn\t16\t8\t")
+    with StorageReader() as reader:
+        ours = read_values(row, reader.read)
+    table = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    nibbles = [nibble for byte in raw.tolist() for nibble in (byte & 15, byte >> 4)]
+    assert ours.reshape(-1).tolist() == [table[n & 7] * (-1 if n & 8 else 1) for n in nibbles]
+
+
+@pytest.mark.parametrize(("spelling", "most"), [("F6_E2M3", 7.5), ("F6_E3M2", 28.0)])
+def test_six_bit_floats(spelling: str, most: float, cli: command.Cli, tmp_path: Path) -> None:
+    """Four values in three bytes: counted, listed, and their figures with a word of caution."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(pack(json.dumps({"w": entry(spelling, (2, 4), (0, 6))}), b"\x1f\x00\x00" * 2))
+    assert library_accepts(path)
+    checkpoint = open_checkpoint(str(path))
+    row = checkpoint.table["w"]
+    assert (row.shape, row.numel, row.logical_numel, row.nbytes) == ((2, 4), 8, 8, 6)
+    assert cli("count", path).stdout.strip() == "8"
+    summary = summarise_files(checkpoint.table)["w"]
+    assert (summary.minimum, summary.maximum, summary.zeros) == (0.0, most, 6)
+    assert "six bits" in summary.reason
