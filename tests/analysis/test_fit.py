@@ -177,10 +177,11 @@ def test_a_quantized_definition_takes_its_own_file() -> None:
         def __init__(self) -> None:
             super().__init__()
             del self.last
-            self.last = nn.Module()
-            self.last.register_buffer("qweight", torch.zeros(1, 2, dtype=torch.int32))
-            self.last.register_buffer("scales", torch.zeros(1, 2))
-            self.last.register_buffer("qzeros", torch.zeros(1, 2, dtype=torch.int32))
+            layer = nn.Module()
+            layer.register_buffer("qweight", torch.zeros(1, 2, dtype=torch.int32))
+            layer.register_buffer("scales", torch.zeros(1, 2))
+            layer.register_buffer("qzeros", torch.zeros(1, 2, dtype=torch.int32))
+            self.add_module("last", layer)
 
     assert fit(module_table(Packed(), "net"), packed(QUANTIZED)).fits
 

@@ -27,6 +27,9 @@ _WORDS = (
     "scale", "SCB", "absmax", "codebooks", "tables", "W_q", "qdata", "._data", "bitmask",
     ".B\n", "q_weight", "trellis",
 )  # fmt: skip
+# ... and of each that packs words, one that stands in a packed tensor's.
+_OF_WORDS = ("weight", "W_q", "codes", "trellis", "qdata", ".B\n")
+_BYTES = frozenset(dtype for dtype in _PACKED if dtype.bits <= 8)
 _DTYPE = itemgetter(1)
 _NAME = itemgetter(0)
 
@@ -51,5 +54,9 @@ def _may_be_quantized(table: ParameterTable) -> bool:
         return False
     if not dtypes.isdisjoint(_QUANTIZED):
         return True
+    if dtypes.isdisjoint(_BYTES):
+        packed = "\n".join(row.name for row in table.tensors if row.dtype in _PACKED) + "\n"
+        if not any(word in packed for word in _OF_WORDS):
+            return False
     names = "\n".join(map(_NAME, table.tensors)) + "\n"
     return any(word in names for word in _WORDS)

@@ -4,13 +4,13 @@ What a rule sees: one tensor and what stands beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from modelinspect.readers.parts.quantization.small_reads import SmallReads
 from modelinspect.tensors import Quantized, TensorInfo
 
-__all__ = ["Found", "Layer", "Rule", "ceil_div"]
+__all__ = ["Found", "Layer", "Modules", "Rule", "ceil_div"]
 
 
 class Found(NamedTuple):
@@ -21,12 +21,16 @@ class Found(NamedTuple):
     quantized: Quantized
 
 
+Modules = Mapping[str, Mapping[str, TensorInfo]]
+
+
 class Layer:
     """
     The tensors beside one, by what their names have after its module's path.
 
     Args:
-        rows: All tensors of the table by name.
+        modules: All tensors of the table: path of a module with its dot to what it holds, by the
+            last part of the name.
         stem: The module's path with its dot.
         reads: Reads the few bytes that some layouts keep their shapes in.
         metadata: Of the checkpoint.
@@ -36,13 +40,14 @@ class Layer:
 
     def __init__(
         self,
-        rows: Mapping[str, TensorInfo],
+        modules: Modules,
         stem: str,
         reads: SmallReads,
         metadata: Mapping[str, str],
         widths: Callable[[], frozenset[int]],
     ) -> None:
-        self._rows = rows
+        self._modules = modules
+        self._own = modules[stem]
         self.stem = stem
         self.reads = reads
         self.metadata = metadata
@@ -50,20 +55,24 @@ class Layer:
 
     def get(self, leaf: str) -> TensorInfo | None:
         """The tensor of that name in the module."""
-        return self._rows.get(self.stem + leaf)
+        return self._own.get(leaf)
 
     def at(self, name: str) -> TensorInfo | None:
         """The tensor of that name in the table."""
-        return self._rows.get(name)
+        stem, dot, leaf = name.rpartition(".")
+        return self._modules.get(stem + dot, {}).get(leaf)
 
-    def there(self, leaves: Iterable[str], stem: str | None = None) -> tuple[str, ...]:
+    def there(self, leaves: Sequence[str], stem: str | None = None) -> tuple[str, ...]:
         """Whole names of those that are there, in the module or under another *stem*."""
-        rows, stem = self._rows, self.stem if stem is None else stem
-        return tuple(rows[stem + leaf].name for leaf in leaves if stem + leaf in rows)
+        own = self._own if stem is None else self._modules.get(stem, {})
+        if len(own) < len(leaves):
+            return tuple(row.name for leaf, row in own.items() if leaf in leaves)
+        return tuple(own[leaf].name for leaf in leaves if leaf in own)
 
     def first(self, *leaves: str) -> TensorInfo | None:
         """The first of those that are there."""
-        return next((row for leaf in leaves if (row := self.get(leaf)) is not None), None)
+        own = self._own
+        return next((own[leaf] for leaf in leaves if leaf in own), None)
 
     def matrix(self, leaf: str, *categories: str) -> TensorInfo | None:
         """The tensor of that name, if it has two axes, neither empty, and such numbers."""

@@ -24,7 +24,7 @@ def gptq(row: TensorInfo, layer: Layer) -> Found | None:
     word] and mostly ``g_idx`` [in]; a word has 32 bits, or 8, 16 or 64.
     """
     scales, zeros = layer.matrix("scales", "float"), layer.matrix("qzeros", "integer")
-    if len(row.shape) != 2 or scales is None or zeros is None:
+    if len(row.shape) != 2 or not row.numel or scales is None or zeros is None:
         return None
     rows, out = row.shape
     if scales.shape[1] != out or scales.shape[0] != zeros.shape[0]:
@@ -72,7 +72,7 @@ def awq(row: TensorInfo, layer: Layer) -> Found | None:
 def awq_fast(row: TensorInfo, layer: Layer) -> Found | None:
     """As GEMVFast has it: ``qweight`` int16 [out / 4, in], ``scales`` and ``qzeros`` float [n, out]."""
     scales, zeros = layer.matrix("scales", "float"), layer.matrix("qzeros", "float")
-    if len(row.shape) != 2 or row.dtype.name != "int16" or scales is None or zeros is None:
+    if len(row.shape) != 2 or row.dtype.name != "int16" or not row.numel or scales is None or zeros is None:
         return None
     rows, inputs = row.shape
     if scales.shape != zeros.shape or scales.shape[1] != rows * 4:
@@ -105,7 +105,7 @@ def exl2(row: TensorInfo, layer: Layer) -> Found | None:
         return None
     words, out = row.shape
     inputs = order.numel
-    if len(order.shape) != 1 or scales.shape[1] * 8 != out or not inputs <= words * 32 <= inputs * 9:
+    if len(order.shape) != 1 or scales.shape[1] * 8 != out or not 0 < inputs <= words * 32 <= inputs * 9:
         return None
     names = ("q_invperm", "q_perm", "q_scale", "q_scale_max", "q_groups", "q_group_map")
     bits = round(words * 32 / inputs, 2)
@@ -117,7 +117,7 @@ def exl3(row: TensorInfo, layer: Layer) -> Found | None:
     ``trellis`` int16 [in / 16, out / 16, 16 · bits], ``suh`` [in], ``svh`` [out]; or ``su``, ``sv``,
     16 signs to a word.
     """
-    if len(row.shape) != 3 or row.dtype.bits != 16:
+    if len(row.shape) != 3 or row.dtype.bits != 16 or not row.numel:
         return None
     inputs, out, words = row.shape[0] * 16, row.shape[1] * 16, row.shape[2]
     for leaf, length in (("su", inputs), ("sv", out)):

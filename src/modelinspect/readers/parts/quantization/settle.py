@@ -4,6 +4,7 @@ Go through the tables of a checkpoint and mark packed weights, scales and what e
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from modelinspect.readers.parts.quantization import (
     scaled,
     torchao,
 )
-from modelinspect.readers.parts.quantization.layer import Found, Layer, Rule
+from modelinspect.readers.parts.quantization.layer import Found, Layer, Modules, Rule
 from modelinspect.readers.parts.quantization.small_reads import SmallReads
 from modelinspect.tensors import Checkpoint, ParameterTable, TensorInfo
 
@@ -79,36 +80,44 @@ def settle(checkpoint: Checkpoint, sections: Iterable[str]) -> Checkpoint:
 
 
 def _settled(table: ParameterTable, reads: SmallReads, metadata: Mapping[str, str]) -> ParameterTable:
-    rows = {row.name: row for row in table}
-    found = list(_found(table, rows, reads, metadata))
-    if not found:
-        return table
-    changed = {each.row.name: _marked(each) for each in found}
-    for each in found:
-        for name in each.quantized.beside:
-            changed.setdefault(name, _served(rows[name]))
+    modules: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
     for row in table:
-        leaf = row.name.rpartition(".")[2]
-        if leaf in _CACHE_SCALES and row.dtype.category == "float" and row.quantized is None:
-            changed.setdefault(row.name, _served(row))
-    return replace(table, tensors=[changed.get(row.name, row) for row in table])
+        stem, dot, leaf = row.name.rpartition(".")
+        modules[stem + dot][leaf] = row
+    marked: dict[str, TensorInfo] = {}
+    serving: set[str] = set()
+    for found in _found(modules, table, reads, metadata):
+        marked[found.row.name] = _marked(found)
+        serving.update(found.quantized.beside)
+    if not marked:
+        return table
+    for stem, own in modules.items():
+        serving.update(stem + leaf for leaf in _CACHE_SCALES.intersection(own) if _is_float(own[leaf]))
+    rows = [marked.get(row.name) or (_served(row) if row.name in serving else row) for row in table]
+    return replace(table, tensors=rows)
 
 
 def _found(
-    table: ParameterTable, rows: Mapping[str, TensorInfo], reads: SmallReads, metadata: Mapping[str, str]
+    modules: Modules, table: ParameterTable, reads: SmallReads, metadata: Mapping[str, str]
 ) -> Iterator[Found]:
     widths = lru_cache(1)(lambda: _widths(table))
-    for row in table:
-        rules = _rules(row)
-        if rules:
-            layer = Layer(rows, row.name[: row.name.rfind(".") + 1], reads, metadata, widths)
-            found = next((found for rule in rules if (found := rule(row, layer)) is not None), None)
-            if found is not None:
-                yield found
+    for stem, own in modules.items():
+        layer = None
+        for leaf, row in own.items():
+            rules = _rules(row, leaf)
+            if rules:
+                layer = layer or Layer(modules, stem, reads, metadata, widths)
+                found = next((found for rule in rules if (found := rule(row, layer)) is not None), None)
+                if found is not None:
+                    yield found
 
 
-def _rules(row: TensorInfo) -> Sequence[Rule]:
-    """The rules that may know a tensor, by its name and type."""
+def _is_float(row: TensorInfo) -> bool:
+    return row.dtype.category == "float"
+
+
+def _rules(row: TensorInfo, leaf: str) -> Sequence[Rule]:
+    """The rules that may know a tensor, by the last part of its name and its type."""
     category, bits = row.dtype.category, row.dtype.bits
     if category == "quantized":
         return (others.torch_ao,)
@@ -117,7 +126,6 @@ def _rules(row: TensorInfo) -> Sequence[Rule]:
     is_packed = category == "integer" or (category == "float" and bits <= 8)
     if not is_packed:
         return ()
-    leaf = row.name.rpartition(".")[2]
     rules = _RULES.get(leaf)
     if rules is None and leaf.endswith("_blocks"):
         return (scaled.blocks, scaled.scaled)

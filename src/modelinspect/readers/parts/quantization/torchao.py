@@ -58,7 +58,7 @@ def _described(row: TensorInfo, kind: str, data: dict[str, Any]) -> tuple[str, t
         # A byte a value, whatever the bits that it was rounded to.
         target = _dtype_in(data.get("target_dtype"))
         digits = target.removeprefix("int")
-        if not digits.isdigit() or not 1 <= int(digits) <= 8:
+        if not digits.isdecimal() or not 1 <= int(digits) <= 8:
             return None
         return f"int{digits}", row.shape, int(digits)
     bits = _BITS.get(kind, 4 if kind.startswith("Int4") else 0)
