@@ -67,6 +67,8 @@ _WINDOW = 1 << 20
 _FIRST_STEP = 1 << 12
 _SMALL_STEP = 1 << 9
 
+Behind = Callable[[Call, int], int]
+
 _unpack_u16 = struct.Struct("<H").unpack_from
 _unpack_u32 = struct.Struct("<I").unpack_from
 _unpack_i32 = struct.Struct("<i").unpack_from
@@ -166,14 +168,23 @@ def read_pickle(feed: Feed, begin: int = 0) -> Pickle:
     return _Machine(feed, begin).load()
 
 
-def read_as_far(feed: Feed, begin: int = 0) -> tuple[Pickle, CheckpointError | None]:
+def read_as_far(
+    feed: Feed, begin: int = 0, behind: Behind | None = None
+) -> tuple[Pickle, CheckpointError | None]:
     """
     Interpret one pickle as far as it makes sense: a loader runs what stands before the break.
+
+    Args:
+        feed: Where the bytes come from.
+        begin: First byte.
+        behind: Given an object whose state was set and the byte after that: bytes to pass over
+            there, which some writers put in the middle of a pickle.
 
     Returns:
         What was read, with the value None where it breaks, and why it breaks.
     """
     machine = _Machine(feed, begin)
+    machine.behind = behind
     try:
         return machine.load(), None
     except CheckpointError as error:
@@ -223,6 +234,7 @@ class _Machine:
         self.frame_end = 0
         self.framed: list[tuple[int, int]] = []
         self.hashed: list[Any] = []
+        self.behind: Behind | None = None
         self.begin = begin
         self.blocks = 0 if feed.packed is None else _blocks()
 
@@ -765,6 +777,8 @@ class _Machine:
                     state = (*state[:-1], Blob("bytes", length, position))
             target.grown().states.append(state)
             self.room -= 3
+            if self.behind is not None:
+                return pos + 1 + self.behind(target, self.at + 1)
         else:
             self.find(self.at, f"a state is given to {_describe(target)}", _rule_of(target))
         return pos + 1

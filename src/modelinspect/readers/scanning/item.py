@@ -5,11 +5,13 @@ One thing to look into, and everything that was found so far.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NamedTuple
 
 from modelinspect.errors import visible
+from modelinspect.readers.parts.pickle_symbols import Pickle
 from modelinspect.readers.scanning.budget import MAX_DEPTH, MAX_FINDINGS, Budget
 from modelinspect.readers.scanning.parts import absolute
 from modelinspect.readers.scanning.seen import RULES, Finding, Level, LookedAt, NamedGlobal
@@ -30,19 +32,22 @@ class Item(NamedTuple):
     record: str
     """Where in the file; empty for the file itself."""
     depth: int = 0
-    script: bool = False
-    """Part of a TorchScript archive."""
+    context: str = ""
+    """What it lies in, where that matters: ``script``, ``package``, ``torch``, ``argument`` (of a call), or
+    which part of the tar layout of torch."""
     is_pickle: bool = False
     """Its name or place says that a loader takes it for a pickle."""
     begin: int = 0
     """Where in the source it begins."""
+    after: Callable[[Pickle], None] | None = None
+    """Is told of its first pickle."""
 
-    def inside(self, source: ByteSource, name: str, **more: bool) -> Item:
+    def inside(self, source: ByteSource, name: str, *, context: str = "", is_pickle: bool = False) -> Item:
         """Something that lies in this one."""
         shown = visible(name)
         shown = shown if len(shown) <= _MAX_RECORD else shown[: _MAX_RECORD - 1] + "…"
         record = f"{self.record}!{shown}" if self.record else shown
-        return Item(source, record, self.depth + 1, **more)
+        return Item(source, record, self.depth + 1, context, is_pickle)
 
 
 @dataclass

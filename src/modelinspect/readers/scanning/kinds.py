@@ -4,13 +4,15 @@ What some bytes are, from how they begin.
 
 from __future__ import annotations
 
-__all__ = ["HEAD_BYTES", "PICKLE_SUFFIXES", "kind_of", "may_be_pickle"]
+__all__ = ["HEAD_BYTES", "PICKLE_SUFFIXES", "TEXT_SUFFIXES", "is_tar", "is_text", "kind_of", "may_be_pickle"]
 
 HEAD_BYTES = 512
 PICKLE_SUFFIXES = (
     ".pkl", ".pickle", ".pck", ".pk", ".pcl", ".joblib", ".dill", ".p", ".debug_pkl", ".distcp", ".metadata",
 )  # fmt: skip
 """Names that loaders take for pickles without looking."""
+TEXT_SUFFIXES = (".json", ".py", ".jinja", ".jinja2", ".yaml", ".yml", ".so", ".pyc")
+"""Names whose contents may be run, or say what is."""
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "zip"),
@@ -31,7 +33,6 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\xca\xfe\xba\xbe", "program"),
     (b"\xcf\xfa\xed\xfe", "program"),
     (b"\xce\xfa\xed\xfe", "program"),
-    (b"#!", "script"),
     (b"version https://git-lfs", "Git LFS pointer"),
 )
 # A zlib stream begins with the method and a check bit pattern (RFC 1950): joblib writes those.

@@ -100,6 +100,8 @@ _REACHED = frozenset({
     "__dict__", "__import__", "__reduce__", "__init__", "__class__", "__mro__", "__base__", "__code__",
 })  # fmt: skip
 
+_MAX_PARTS = 12
+
 # Plain data of libraries that checkpoints consist of: nothing of it takes a function.
 _DATA = frozenset({
     "torch.distributed.checkpoint.metadata.Metadata",
@@ -117,7 +119,8 @@ _DATA = frozenset({
 
 def is_dangerous(dotted: str) -> bool:
     """Is the name one of those known to run what they are given?"""
-    if dotted in _NAMES:
+    parts = dotted.split(".")
+    if any(".".join(parts[:length]) in _NAMES for length in range(2, min(len(parts), _MAX_PARTS) + 1)):
         return True
     top, _, rest = dotted.partition(".")
     if top in ("builtins", "__builtin__"):

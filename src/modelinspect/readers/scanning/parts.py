@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from modelinspect.readers.source import ByteSource
 
-__all__ = ["Held", "Opened", "Part", "Unpacked", "absolute", "unpack"]
+__all__ = ["Held", "Opened", "Part", "Spliced", "Unpacked", "absolute", "unpack"]
 
 _PIECE = 1 << 16
 
@@ -25,6 +25,23 @@ class Part(ByteSource):
 
     def _fetch(self, offset: int, n: int) -> bytes:
         return self.outer.read(self.start + offset, n)
+
+
+class Spliced(ByteSource):
+    """Another source without some of its bytes."""
+
+    def __init__(self, outer: ByteSource, cut: int, end: int) -> None:
+        super().__init__(outer.path, outer.size - (end - cut))
+        self.outer = outer
+        self.cut = cut
+        self.end = end
+
+    def _fetch(self, offset: int, n: int) -> bytes:
+        before = max(0, min(n, self.cut - offset))
+        data = self.outer.read(offset, before) if before else b""
+        if before < n:
+            data += self.outer.read(offset + before + self.end - self.cut, n - before)
+        return data
 
 
 class Held(ByteSource):
@@ -57,7 +74,7 @@ def absolute(source: ByteSource, position: int) -> int | None:
     while isinstance(source, Part):
         position += source.start
         source = source.outer
-    return None if isinstance(source, (Held, Opened)) else position
+    return None if isinstance(source, (Held, Opened, Spliced)) else position
 
 
 class Unpacked(NamedTuple):

@@ -15,13 +15,16 @@ from modelinspect.readers.parts.pickle_symbols import Blob, Call, Extension, Glo
 from modelinspect.readers.parts.torch_objects import TensorReader
 from modelinspect.readers.scanning.frames import check_frames
 from modelinspect.readers.scanning.hazards import check_hazards
+from modelinspect.readers.scanning.inline_arrays import InlineArrays
 from modelinspect.readers.scanning.item import Item, Scan
 from modelinspect.readers.scanning.knowledge import group_of
 from modelinspect.readers.scanning.parts import Held, Part
 from modelinspect.readers.scanning.seen import Group, NamedGlobal
+from modelinspect.readers.scanning.torch_files import between, end_of_storages, is_nothing
 from modelinspect.readers.scanning.wording import call_text, root_of, short_name
+from modelinspect.readers.source import ByteSource
 
-__all__ = ["examine", "look_at_pickles", "read_one", "seems_a_pickle"]
+__all__ = ["examine", "length_of", "look_at_pickles", "seems_a_pickle"]
 
 MAX_PICKLES = 10_000
 """In a row."""
@@ -34,19 +37,29 @@ _MAX_NESTED = 100
 """Byte strings that one pickle hands to others."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\.[A-Za-z_<][A-Za-z_0-9>]*)*")
 _NEW, _NEW_EX = 0x81, 0x92
+_OF_LEGACY = 5
+"""Pickles at the start of a file of torch before 1.6."""
 
 
-def read_one(item: Item, begin: int, where: str) -> tuple[Pickle, CheckpointError | None]:
+def read_one(scan: Scan, item: Item, begin: int) -> tuple[Pickle, CheckpointError | None]:
     """One pickle as far as it makes sense."""
     source = item.source
     feed = Feed(
         lambda at, n: source.read(at, n, "a pickle"),
         source.size,
-        where,
+        item.record,
         eager=False,
         packed=getattr(source, "packed", None),
     )
-    return read_as_far(feed, begin)
+    arrays = InlineArrays(scan, item)
+    return read_as_far(feed, begin, arrays.behind)
+
+
+def length_of(source: ByteSource, begin: int) -> int:
+    """Bytes of a pickle that reaches its end; 0 of anything else."""
+    feed = Feed(lambda at, n: source.read(at, n, "a pickle"), source.size, "", eager=False)
+    pickle, error = read_as_far(feed, begin)
+    return pickle.end - begin if error is None else 0
 
 
 def seems_a_pickle(pickle: Pickle, error: CheckpointError | None, has_mark: bool) -> bool:
@@ -66,43 +79,48 @@ def seems_a_pickle(pickle: Pickle, error: CheckpointError | None, has_mark: bool
     return named or has_mark
 
 
-def look_at_pickles(scan: Scan, item: Item, *, alone: bool = False) -> bool:
+def look_at_pickles(scan: Scan, item: Item) -> bool:
     """
-    Pickles in a row.
-
-    Args:
-        scan: Takes what is found.
-        item: Holds them.
-        alone: What follows the first is not read by whoever loads it.
-
-    Returns:
-        False where there is none.
+    Pickles in a row; False where there is none.
     """
     source, at = item.source, item.begin
+    alone = item.context in ("torch", "script")
+    pickles: list[Pickle] = []
     for number in range(MAX_PICKLES):
-        pickle, error = read_one(item, at, item.record)
-        head = source.read_upto(at, 2)
-        has_mark = head[:1] == b"\x80" and head[1:] <= b"\5"
-        certain = number == 0 and item.is_pickle
-        if not certain and not seems_a_pickle(pickle, error, has_mark):
-            if number == 0:
-                return False
-            _what_follows(scan, item, at)
-            return True
+        pickle, error = read_one(scan, item, at)
+        certain = item.is_pickle and (number == 0 or item.context.startswith("tar"))
+        if not certain and not seems_a_pickle(pickle, error, _has_mark(source, at)):
+            if number:
+                _what_follows(scan, item, at)
+            return number > 0
         if not scan.budget.take(pickle.end - at):
             scan.find(item, "not-looked-into", "more pickles than are read of a file of this size", at)
             return True
         if number and alone:
             scan.find(item, "trailing-pickle", "another pickle follows the one that is loaded", at)
         examine(scan, item, pickle, at, error)
-        at = pickle.end
-        if error is not None or at >= source.size:
+        if number == 0 and item.after is not None:
+            item.after(pickle)
+        pickles.append(pickle) if number < _OF_LEGACY else None
+        at = pickle.end + between(item, number, pickle)
+        end = end_of_storages(scan, item, pickles) if number == _OF_LEGACY - 1 else None
+        if end is not None and end < source.size:
+            _what_follows(scan, item, end)
+        if error is not None or end is not None or at >= source.size:
             return True
     scan.find(item, "not-looked-into", f"more than {MAX_PICKLES:,} pickles in a row", at)
     return True
 
 
+def _has_mark(source: ByteSource, at: int) -> bool:
+    head = source.read_upto(at, 2)
+    return head[:1] == b"\x80" and head[1:] <= b"\5"
+
+
 def _what_follows(scan: Scan, item: Item, at: int) -> None:
+    """Bytes behind the last pickle, where they are more than zeros that fill a block."""
+    if is_nothing(item.source, at):
+        return
     left = item.source.size - at
     scan.find(item, "trailing-bytes", f"{left:,} bytes follow the pickle", at)
     scan.push(item.inside(Part(item.source, at, left), f"bytes from {at}"))
@@ -137,7 +155,7 @@ class _Examined:
         self.begin = begin
         self.groups: dict[Global, Group] = {}
         for name in pickle.globals:
-            self.groups[name] = group_of(name, item.script)
+            self.groups[name] = group_of(name, item.context == "script")
         self.by_name: dict[Global, list[Call]] = {}
         self.of_results: list[Call] = []
         self.nested = 0
@@ -244,7 +262,7 @@ class _Examined:
                     source: Any = Part(item.source, data.position, data.nbytes)
                 else:
                     source = Held(item.source.path, data)
-                self.scan.push(item.inside(source, name))
+                self.scan.push(item.inside(source, name, context="argument"))
 
 
 _CALLERS = frozenset({

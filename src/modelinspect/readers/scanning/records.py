@@ -4,6 +4,8 @@ Records of zip archives as sources, unpacked within limits.
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from modelinspect.errors import CheckpointError
 from modelinspect.readers.parts.zip_directory import DEFLATED, STORED, Record, ZipDirectory
 from modelinspect.readers.scanning.budget import MAX_HELD, MAX_RATIO
@@ -11,7 +13,10 @@ from modelinspect.readers.scanning.item import Item, Scan
 from modelinspect.readers.scanning.parts import Held, Opened, Part, unpack
 from modelinspect.readers.source import ByteSource
 
-__all__ = ["open_record"]
+__all__ = ["check_sum", "open_record"]
+
+_PIECE = 1 << 20
+_MAX_CHECKED = 1 << 28
 
 
 def open_record(scan: Scan, item: Item, directory: ZipDirectory, record: Record) -> ByteSource | None:
@@ -20,7 +25,8 @@ def open_record(scan: Scan, item: Item, directory: ZipDirectory, record: Record)
     if record.method == STORED:
         return Part(source, record.data, record.size)
     inner = item.inside(Part(source, record.data, record.packed), record.name)
-    if record.method != DEFLATED:
+    method = {DEFLATED: "deflate", 12: "bzip2"}.get(record.method)
+    if method is None:
         scan.find(inner, "not-looked-into", f"compression method {record.method} is not unpacked here")
         return None
     if not scan.budget.take(min(record.size, MAX_HELD)):
@@ -28,7 +34,7 @@ def open_record(scan: Scan, item: Item, directory: ZipDirectory, record: Record)
         return None
     if record.size > MAX_HELD:
         return _large(scan, inner, directory, record)
-    out = unpack(source, record.data, record.packed, "deflate", min(MAX_HELD, record.size + 1))
+    out = unpack(source, record.data, record.packed, method, min(MAX_HELD, record.size + 1))
     if out.fault:
         scan.find(inner, "zip-damaged", out.fault)
     elif len(out.data) != record.size:
@@ -45,3 +51,20 @@ def _large(scan: Scan, inner: Item, directory: ZipDirectory, record: Record) -> 
         scan.find(inner, "compression-bomb", error.message.partition(": ")[2] or error.message)
     out = unpack(directory.source, record.data, record.packed, "deflate", MAX_HELD // 8)
     return Held(directory.source.path, out.data, record.packed)
+
+
+def check_sum(scan: Scan, item: Item, source: ByteSource, expected: int) -> None:
+    """Compare the checksum of a record with what the directory says."""
+    found = at = 0
+    size = min(source.size, _MAX_CHECKED)
+    try:
+        while at < size:
+            piece = source.read(at, min(_PIECE, size - at), "a record")
+            found = crc32(piece, found)
+            at += len(piece)
+    except CheckpointError as error:
+        scan.find(item, "zip-damaged", error.details[0] if error.details else error.message)
+        return
+    if size == source.size and found != expected:
+        text = f"its CRC-32 is {found:08x}, its directory says {expected:08x}: some loaders refuse it"
+        scan.find(item, "zip-checksum", text)

@@ -75,9 +75,8 @@ def _look(scan: Scan, item: Item) -> None:
     elif kind in _CLOSED:
         scan.find(item, "not-looked-into", f"{kind} archives are not unpacked here: unpack it and scan that")
         scan.looked(item, kind, into=False, why="not unpacked here")
-    elif kind in ("program", "script"):
-        text = "a program or library for a processor" if kind == "program" else "a script"
-        scan.find(item, "native-code", f"it is {text}")
+    elif kind == "program":
+        scan.find(item, "native-code", "it is a program or library for a processor")
         scan.looked(item, kind, into=False, why="not analysed")
     elif not ((item.is_pickle or may_be_pickle(head)) and look_at_pickles(scan, item)):
         _look_at_rest(scan, item, head)
@@ -94,10 +93,19 @@ def _looker(kind: str) -> Callable[[Scan, Item], None]:
 
 
 def _look_at_rest(scan: Scan, item: Item, head: bytes) -> None:
+    if item.context == "argument":
+        return
+    name = item.record or scan.file
     if not head:
         scan.looked(item, "empty")
     elif is_text(head):
-        scan.looked(item, "text")
+        from modelinspect.readers.scanning.texts import look_at_text
+
+        look_at_text(scan, item, name)
+    elif name.lower().endswith((".onnx", ".ort")):
+        from modelinspect.readers.scanning.graphs import look_at_graph
+
+        look_at_graph(scan, item)
     elif item.depth:
         scan.looked(item, "data", into=False, why="no format that is known begins so")
 

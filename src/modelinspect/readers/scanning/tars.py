@@ -52,7 +52,8 @@ def look_at_tar(scan: Scan, item: Item) -> None:
         if kind in _FILES and size:
             base = name.rpartition("/")[2].lower()
             is_pickle = base in _OF_TORCH or base.endswith(PICKLE_SUFFIXES)
-            scan.push(item.inside(Part(source, data, size), name, is_pickle=is_pickle))
+            context = f"tar {base}" if base in _OF_TORCH else ""
+            scan.push(item.inside(Part(source, data, size), name, context=context, is_pickle=is_pickle))
 
 
 def _behind(scan: Scan, item: Item, at: int) -> None:

@@ -4,17 +4,30 @@ Every record of a zip archive, and what its readers disagree about.
 
 from __future__ import annotations
 
-from modelinspect.errors import CheckpointError
-from modelinspect.readers.parts.zip_directory import ZipDirectory, read_directory
+from typing import NamedTuple
+
+from modelinspect.errors import CheckpointError, visible
+from modelinspect.readers.parts.pickle_symbols import Pickle
+from modelinspect.readers.parts.zip_directory import Record, ZipDirectory, read_directory
 from modelinspect.readers.scanning.item import Item, Scan
-from modelinspect.readers.scanning.kinds import HEAD_BYTES, PICKLE_SUFFIXES, kind_of, may_be_pickle
+from modelinspect.readers.scanning.kinds import PICKLE_SUFFIXES, TEXT_SUFFIXES, kind_of, may_be_pickle
 from modelinspect.readers.scanning.parts import Part
-from modelinspect.readers.scanning.records import open_record
+from modelinspect.readers.scanning.records import check_sum, open_record
+from modelinspect.readers.scanning.spaces import look_at_local_records, look_between
+from modelinspect.readers.scanning.torch_files import check_records
+from modelinspect.readers.source import ByteSource
 
 __all__ = ["look_at_zip"]
 
 _BATCH = 4096
 _HEAD = 16
+_MAX_NAMES = 10
+_TORCH = ("torch.save archive", "TorchScript archive", "torch.export archive", "torch.package archive")
+_CONTEXTS = {
+    "torch.save archive": "torch",
+    "TorchScript archive": "script",
+    "torch.package archive": "package",
+}
 
 
 def look_at_zip(scan: Scan, item: Item) -> None:
@@ -25,61 +38,130 @@ def look_at_zip(scan: Scan, item: Item) -> None:
     except CheckpointError as error:
         reason = error.details[0] if error.details else error.message
         scan.find(item, "zip-damaged", reason)
-        scan.looked(item, "zip archive", into=False, why=reason)
+        scan.looked(item, "zip archive", why="its directory is damaged: by its local headers")
+        look_at_local_records(scan, item, source, 0, source.size)
         return
     what = _what_it_is(directory)
     for text, rule in zip(directory.disagreements, directory.rules):
-        if rule != "zip-roots" or what.startswith("torch"):
+        if rule != "zip-roots" or what in _TORCH:
             scan.find(item, rule, text)
-    scan.looked(item, what, names=0)
-    _look_at_records(scan, item, directory, script=what == "TorchScript archive")
+    scan.looked(item, what)
+    _check_names(scan, item, directory)
+    _Records(scan, item, directory, what).look()
+    look_between(scan, item, directory)
 
 
 def _what_it_is(directory: ZipDirectory) -> str:
-    root = directory.root + b"/"
-    if directory.find(root + b"constants.pkl") is not None:
-        return "TorchScript archive"
-    if directory.find(root + b"data.pkl") is not None:
-        return "torch.save archive"
-    if directory.find(root + b"archive_format") is not None:
-        return "torch.export archive"
-    if directory.find(root + b".data/extern_modules") is not None:
-        return "torch.package archive"
-    return "zip archive"
+    root = directory.root + b"/" if directory.root else b""
+    known = (
+        (b"constants.pkl", "TorchScript archive"),
+        (b"data.pkl", "torch.save archive"),
+        (b"archive_format", "torch.export archive"),
+        (b".data/extern_modules", "torch.package archive"),
+        (b"serialized_exported_program.json", "torch.export archive"),
+        (b"model.weights.h5", "Keras archive"),
+    )
+    for name, what in known:
+        if directory.find(root + name) is not None:
+            return what
+    is_npz = all(name.endswith(b".npy") for name in directory.names)
+    return "NumPy archive" if is_npz else "zip archive"
 
 
-def _look_at_records(scan: Scan, item: Item, directory: ZipDirectory, script: bool) -> None:
-    source = directory.source
-    plain = nbytes = 0
-    for first in range(0, len(directory), _BATCH):
-        numbers = range(first, min(first + _BATCH, len(directory)))
+def _check_names(scan: Scan, item: Item, directory: ZipDirectory) -> None:
+    found = 0
+    for name in directory.names:
+        if b".." in name or name[:1] in (b"/", b"\\") or name[1:2] == b":":
+            parts = name.replace(b"\\", b"/").split(b"/")
+            if b".." in parts or not parts[0] or name[1:2] == b":":
+                found += 1
+                if found > _MAX_NAMES:
+                    return
+                shown = visible(name[:100].decode("utf-8", "backslashreplace"))
+                scan.find(item, "path-escape", f"unpacking it writes outside the folder: {shown}")
+
+
+class _Kept(NamedTuple):
+    """Records that are numbers or text, of which only the beginning was read."""
+
+    records: int
+    nbytes: int
+
+
+class _Records:
+    """The records of one archive."""
+
+    def __init__(self, scan: Scan, item: Item, directory: ZipDirectory, what: str) -> None:
+        self.scan = scan
+        self.item = item
+        self.directory = directory
+        self.what = what
+        self.context = _CONTEXTS.get(what, "")
+        self.main = directory.find(directory.root + b"/data.pkl") if self.context == "torch" else None
+        self.checksums: list[int] | None = None
+        self.has_script = False
+
+    def look(self) -> None:
+        """Hand on what is more than numbers."""
+        records = nbytes = 0
+        for first in range(0, len(self.directory), _BATCH):
+            kept = self._batch(range(first, min(first + _BATCH, len(self.directory))))
+            records += kept.records
+            nbytes += kept.nbytes
+        if records:
+            shown = Part(self.directory.source, 0, nbytes)
+            self.scan.looked(
+                self.item.inside(shown, "*"),
+                "data",
+                into=False,
+                why="only how each record begins; checksums of data not checked",
+                records=records,
+            )
+        if self.has_script:
+            self.scan.find(self.item, "script-code", "it holds TorchScript, which torch compiles and runs")
+
+    def _batch(self, numbers: range) -> _Kept:
+        directory, records, nbytes = self.directory, 0, 0
         places = [(directory.data[n], min(_HEAD, directory.packed[n])) for n in numbers]
-        heads = source.read_each(places, "the beginning of a record")
+        heads = directory.source.read_each(places, "the beginning of a record")
         for number, head in zip(numbers, heads):
-            name = directory.names[number]
-            stored = directory.marks[number][2:] == b"\0\0"
-            if stored and _is_data(name, head, directory.sizes[number]):
-                plain += 1
+            is_stored = directory.marks[number][2:] == b"\0\0"
+            if is_stored and _is_data(directory.names[number], head, directory.sizes[number]):
+                records += 1
                 nbytes += directory.sizes[number]
-                continue
-            record = directory.record(number)
-            is_pickle = record.name.lower().endswith(PICKLE_SUFFIXES)
-            inner = open_record(scan, item, directory, record)
-            if inner is not None:
-                scan.push(item.inside(inner, record.name, script=script, is_pickle=is_pickle))
-    if plain:
-        records = Part(source, 0, 0)
-        records.size = nbytes
-        scan.looked(
-            item.inside(records, "*"), "data", into=False, why="only how each record begins", records=plain
-        )
+            else:
+                self._hand_on(number, directory.record(number))
+        return _Kept(records, nbytes)
+
+    def _hand_on(self, number: int, record: Record) -> None:
+        lowered = record.name.lower()
+        if self.context == "script" and "/code/" in lowered:
+            self.has_script = True
+            return
+        inner = open_record(self.scan, self.item, self.directory, record)
+        if inner is None:
+            return
+        is_pickle = lowered.endswith(PICKLE_SUFFIXES)
+        part = self.item.inside(inner, record.name, context=self.context, is_pickle=is_pickle)
+        if is_pickle or not isinstance(inner, Part):
+            self._check_sum(number, part, inner)
+        after = self._check_records if number == self.main else None
+        self.scan.push(part._replace(after=after))
+
+    def _check_sum(self, number: int, part: Item, inner: ByteSource) -> None:
+        if self.checksums is None:
+            self.checksums = self.directory.checksums()
+        check_sum(self.scan, part, inner, self.checksums[number])
+
+    def _check_records(self, pickle: Pickle) -> None:
+        check_records(self.scan, self.item, self.directory, pickle)
 
 
 def _is_data(name: bytes, head: bytes, size: int) -> bool:
-    """Neither its name nor its first bytes say that it is anything but numbers or text."""
-    if not head or name.lower().endswith(_SUFFIXES):
-        return not head
-    return not may_be_pickle(head) and not kind_of(head, size) and len(head) < HEAD_BYTES
+    """Neither its name nor its first bytes say that it is anything but numbers."""
+    if not head:
+        return True
+    return not (name.lower().endswith(_SUFFIXES) or may_be_pickle(head) or kind_of(head, size))
 
 
-_SUFFIXES = tuple(suffix.encode() for suffix in PICKLE_SUFFIXES)
+_SUFFIXES = tuple(suffix.encode() for suffix in (*PICKLE_SUFFIXES, *TEXT_SUFFIXES))
