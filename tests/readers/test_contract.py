@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import old_tar
 import onnx_bytes
 import pytest
 import torch
@@ -129,6 +130,10 @@ class Writer(NamedTuple):
 
 # A line a format: NAME: Writer(suffix, function of the tensors and the path).
 WRITERS: dict[str, Writer] = {
+    # It has the data types of 2016; behind the last number are up to 511 zeros.
+    "torch-tar": Writer(
+        ".tar", old_tar.save, lacks=("block.0.bias", "mask", "tiny"), says_where_it_ends=False, step=7
+    ),
     # torch 2.13 can't load the data types of later years back from one.
     "pickle": Writer(".pkl", plain, lacks=("tiny",), step=3),
     "safetensors": Writer(".safetensors", save_file),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import random
 import struct
 import subprocess
@@ -745,18 +744,6 @@ def test_other_archives_are_named(kind: str, tmp_path: Path) -> None:
     """A zip archive of something else: the error says of what."""
     with pytest.raises(UnrecognisedFileError, match=kind):
         opened(packed(OTHER_ARCHIVES[kind]), tmp_path)
-
-
-def test_other_pickles_are_named(tmp_path: Path) -> None:
-    """A plain pickle and the tar layout of 2016 are refused by their names."""
-    for protocol in (2, 3, 4, 5):
-        raw = pickle.dumps({"weights": list(range(100))}, protocol)
-        with pytest.raises(UnrecognisedFileError, match="a plain pickle, not written by"):
-            opened(raw, tmp_path)
-    with pytest.raises(UnrecognisedFileError, match="a tar archive of torch"):
-        opened(b"sys_info".ljust(257, b"\0") + b"ustar\0" + bytes(300), tmp_path)
-    with pytest.raises(UnrecognisedFileError, match="a tar archive"):
-        opened(b"weights.pt".ljust(257, b"\0") + b"ustar\0" + bytes(300), tmp_path)
 
 
 # -- truncated and damaged ------------------------------------------------------------------

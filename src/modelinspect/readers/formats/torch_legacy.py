@@ -35,9 +35,9 @@ def read(source: ByteSource, target: str) -> Checkpoint:
 
 
 def _facts(save: LegacySave) -> dict[str, str]:
-    """What the file says of the machine that wrote it, and what its pickle tells of the writer."""
-    main, _, _, machine, _ = save.pickles
-    facts = {"pickle protocol": str(main.protocol)}
+    """What the file says of the machine that wrote it."""
+    machine = save.pickles[3]
+    facts: dict[str, str] = {}
     if type(machine.value) is PickledDict:
         said = {key: value for key, value in machine.value.pairs() if type(key) is str}
         if type(said.get("little_endian")) is bool:

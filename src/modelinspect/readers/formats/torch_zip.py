@@ -50,7 +50,7 @@ def read(source: ByteSource, target: str) -> Checkpoint:
     held, twice = bind(pickle.pids, records.place)
     notes = [*twice, *notes, *archive.notes(), *records.notes(), *directory.disagreements]
     checkpoint = assemble(source, target, "torch-zip", [pickle], record.name, held, notes, record.offset)
-    facts = {**archive.facts(), "pickle protocol": str(pickle.protocol), "written by": archive.generation()}
+    facts = {**archive.facts(), "written by": archive.generation()}
     return replace(checkpoint, version=archive.version, facts={**facts, **checkpoint.facts})
 
 

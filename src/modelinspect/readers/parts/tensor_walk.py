@@ -23,7 +23,14 @@ from modelinspect.readers.parts.pickle_entries import (
     members,
     plain_columns,
 )
-from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, PickledDict, PickledSet
+from modelinspect.readers.parts.pickle_symbols import (
+    Call,
+    Global,
+    PersistentId,
+    Pickle,
+    PickledDict,
+    PickledSet,
+)
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader, class_of
 from modelinspect.tensors import ParameterTable, TensorInfo, unique_names
 
@@ -126,7 +133,11 @@ class TensorWalk:
         pending = [symbol]
         while pending:
             for child in self._values(pending.pop()):
-                if type(child) not in _CONTAINER_TYPES or id(child) in seen or id(child) in self.barren:
+                if type(child) not in _CONTAINER_TYPES:
+                    if type(child) is PersistentId and self.is_tensor(child):
+                        return True
+                    continue
+                if id(child) in seen or id(child) in self.barren:
                     continue
                 if self.is_tensor(child):
                     return True

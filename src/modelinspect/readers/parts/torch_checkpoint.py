@@ -4,7 +4,7 @@ From an interpreted pickle and its storages to a Checkpoint: what both of torch'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from modelinspect.errors import DamagedFileError, visible
 from modelinspect.readers.parts.pickle_symbols import Pickle
@@ -31,6 +31,7 @@ def assemble(
     held: Mapping[str, HeldStorage],
     notes: Sequence[str],
     begin: int | None = 0,
+    more: Sequence[GlobalName] = (),
 ) -> Checkpoint:
     """
     Make the checkpoint of a file.
@@ -44,6 +45,7 @@ def assemble(
         held: Storages by key; each is the meaning of its persistent ids.
         notes: What the format has to say; shown after what the tensors say.
         begin: First byte of the pickle with the tensors; None where the file doesn't hold it as it is.
+        more: Names that pickles of other records hold.
 
     Raises:
         DamagedFileError: A tensor makes no sense, or bytes are missing.
@@ -57,7 +59,7 @@ def assemble(
         # torch.load needs every storage, whether a tensor uses it or not.
         if fault is not None:
             raise DamagedFileError(f"{visible(target)} is truncated or damaged", details=(fault,))
-    names = global_names(pickles, source.path, record)
+    names = _distinct([*global_names(pickles, source.path, record), *more])
     # A folder of such files has more to ask of them than tensors.
     source.kept[PICKLE] = main
     found = Checkpoint(
@@ -87,11 +89,17 @@ def _as_its_framework_has_it(found: Checkpoint, pickle: Pickle) -> Checkpoint:
 
 def global_names(pickles: Sequence[Pickle], file: str, record: str) -> tuple[GlobalName, ...]:
     """Every distinct name that pickles of one record hold."""
+    return _distinct(
+        GlobalName(name.module, name.name, file, record, name.position, is_understood(name))
+        for pickle in pickles
+        for name in pickle.globals
+    )
+
+
+def _distinct(names: Iterable[GlobalName]) -> tuple[GlobalName, ...]:
     found: dict[tuple[str, str], GlobalName] = {}
-    for pickle in pickles:
-        for name in pickle.globals:
-            row = GlobalName(name.module, name.name, file, record, name.position, is_understood(name))
-            found.setdefault((name.module, name.name), row)
+    for name in names:
+        found.setdefault((name.module, name.name), name)
     return tuple(found.values())
 
 

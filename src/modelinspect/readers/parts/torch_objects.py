@@ -29,6 +29,8 @@ __all__ = [
     "TensorReader",
     "class_of",
     "is_understood",
+    "read_claim",
+    "saved_tensor",
 ]
 
 _MOST = 1 << 63
@@ -155,7 +157,7 @@ STORAGE_TYPES: dict[str, tuple[DType | None, int]] = {
 """Name of a storage class to its data type, None for untyped, and bytes an element."""
 
 
-_Build = Callable[["TensorReader", Call, str, How, int], TensorInfo]
+_Build = Callable[["TensorReader", Any, str, How, int], TensorInfo]
 
 
 class Maker:
@@ -195,7 +197,8 @@ class TensorReader:
     def maker(self, symbol: object) -> Maker | None:
         """What makes a tensor of the symbol; None where it is none."""
         if type(symbol) is not Call or type(symbol.func) is not Global:
-            return None
+            # Files of torch 0.1 refer to whole tensors.
+            return _SAVED if type(symbol) is PersistentId and type(symbol.meaning) is Call else None
         maker = symbol.func.meaning
         if maker is _FROM_TYPE and not _is_made_by_torch(symbol.args):
             return None
@@ -356,6 +359,10 @@ class TensorReader:
     def _old_tensor(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``torch.FloatTensor()`` given the state (storage, offset, size, stride): torch 0.1."""
         return self._tensor_v2(Call(call.func, (*call.states[-1], False)), name, how, depth)
+
+    def _saved(self, pid: PersistentId, name: str, how: How, depth: int) -> TensorInfo:
+        """A reference to a tensor that a file keeps beside its pickle."""
+        return self._tensor_v2(pid.meaning, name, how, depth)
 
     def _dtype(self, symbol: object, name: str) -> DType:
         """``torch.float32`` as a global."""
@@ -633,6 +640,7 @@ _PLAIN_CLASSES = {
     "torch.nn.parameter.Buffer",
 }
 
+_SAVED = Maker(TensorReader._saved, False)
 _ARRAY = Maker(TensorReader._array, False)
 _FROM_TYPE = Maker(TensorReader._from_type, True)
 _OLD_TENSOR = Maker(TensorReader._old_tensor, False)
@@ -714,6 +722,18 @@ def is_understood(name: Global) -> bool:
     return name.module in ("torch", "torch.cuda") and name.name in BY_TORCH_STORAGE
 
 
+def saved_tensor(held: HeldStorage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Call:
+    """
+    What a reference means that stands for a whole tensor, as in files of torch 0.1.
+    """
+    storage = PersistentId(None)
+    storage.meaning = held
+    return Call(_SAVED_NAME, (storage, offset, size, stride, False))
+
+
+_SAVED_NAME = Global("torch._utils", "_rebuild_tensor", 0)
+
+
 def class_of(call: Call) -> Global | None:
     """
     The class of an object, or the function that makes it; None where that is not a name.
@@ -722,7 +742,8 @@ def class_of(call: Call) -> Global | None:
     if type(func) is PersistentId:
         # Files before 1.6 wrap a module's class with its source: ("module", class, file, text).
         pid = func.pid
-        func = pid[1] if type(pid) is tuple and len(pid) > 1 and pid[0] == "module" else None
+        # Those of torch 0.1: (class, file, text).
+        func = None if type(pid) is not tuple or len(pid) < 2 else pid[1] if pid[0] == "module" else pid[0]
     if type(func) is not Global:
         return None
     if func.name in ("_reconstructor", "__newobj__", "__newobj_ex__") and type(args) is tuple and args:
