@@ -33,6 +33,8 @@ MAX_KEY = 65_535
 """Bytes of a key (a rule of the format)."""
 MAX_TENSORS = 1_000_000
 MAX_NAME = 65_536
+MAX_NAMES = 1 << 27
+"""Bytes of all keys and names together."""
 MAX_LEVELS = 1_000
 """Dotted parts of a tensor's name."""
 MAX_AXES = 4
@@ -163,6 +165,7 @@ class _Header:
         self.u32 = struct.Struct(self.order + "I")
         self.type_and_offset = struct.Struct(self.order + "IQ")
         self.items = 0
+        self.names = 0
         width = self.count.size
         self.n_tensors, self.n_keys = self._counts(width)
 
@@ -225,7 +228,14 @@ class _Header:
                 f"{visible(self.target)}: {what} is {length:,} bytes long",
                 details=(f"limit: {most:,} bytes",),
             )
-        return self.forward.take(length, what).decode("utf-8", "backslashreplace")
+        text = self.forward.take(length, what).decode("utf-8", "backslashreplace")
+        self.names += max(length, len(text))
+        if self.names > MAX_NAMES:
+            raise LimitError(
+                f"{visible(self.target)}: its names are too long",
+                details=(f"limit: {MAX_NAMES:,} bytes in all",),
+            )
+        return text
 
     def _shown_text(self) -> _Value:
         length = self._length("a text")
