@@ -338,6 +338,16 @@ def test_every_tensor_of_the_files_is_in_a_section(tmp_path: Path) -> None:
         assert {storage for storage in found if storage.nbytes} == expected
 
 
+def test_very_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where moments would take more pieces than are listed they stay flat, and the model is whole."""
+    monkeypatch.setattr("modelinspect.readers.directories.deepspeed.MAX_PIECES", 12)
+    write(tmp_path, 3, 2)
+    checkpoint = opened(tmp_path)
+    assert torch.equal(stored(checkpoint.table["fc.weight"]), parameters()["fc.weight"])
+    assert "optimizer" not in checkpoint.tables
+    assert len(checkpoint.tables["optimizer.flat"]) == 2 * 2 * 3
+
+
 def test_where_elements_lie() -> None:
     """The two rules, by hand."""
     assert shared_out({"a": (5,), "b": (1,)}, 2, [4, 4]) == {"a": [(0, 0, 3), (1, 0, 2)], "b": [(0, 3, 1)]}

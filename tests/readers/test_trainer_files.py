@@ -281,6 +281,14 @@ def test_a_cache_without_refs(tmp_path: Path) -> None:
             opened(cache(tmp_path / str(number), {"abc": 3, "def": 4}, main))
 
 
+def test_a_cache_inside_a_cache(tmp_path: Path) -> None:
+    """Caches that lie in each other without end are not followed."""
+    inner = cache(tmp_path / "outer", {"abc": 3}, "abc") / "snapshots" / "abc"
+    cache(inner, {"abc": 3}, "abc")
+    with pytest.raises(TargetError, match="cache inside a cache"):
+        opened(tmp_path / "outer")
+
+
 def test_components_of_a_pipeline_in_the_cache(tmp_path: Path) -> None:
     """Links from a folder in a snapshot to the blobs are followed as those of the snapshot are."""
     folder = cache(tmp_path / "models--a--b", {"abc": 3}, "abc")

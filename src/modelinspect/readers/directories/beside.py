@@ -78,7 +78,7 @@ def with_configurations(found: Checkpoint, folder: str, entries: Sequence[str], 
             metadata.update(_flattened(document, prefix))
         elif isinstance(document, str):
             notes.append(document)
-    facts = {title: metadata[key] for key, title in _FACTS.items() if key in metadata}
+    facts = {title: visible(metadata[key]) for key, title in _FACTS.items() if key in metadata}
     return replace(
         found,
         metadata={**metadata, **found.metadata},

@@ -39,7 +39,7 @@ from modelinspect.readers.parts.deepspeed_states import (
     model_states,
     optimizer_states,
 )
-from modelinspect.readers.parts.flat_groups import Piece, divided, laid_out, shared_out
+from modelinspect.readers.parts.flat_groups import MAX_PIECES, Piece, divided, laid_out, shared_out
 from modelinspect.readers.parts.zip_checksums import storage_checksums
 from modelinspect.tensors import Checkpoint, OptimizerGroup, OptimizerState, TensorInfo
 
@@ -181,6 +181,7 @@ class _Reading:
         self.opened = files.all()
         self.stage = self._stage()
         self._known: dict[str, list[_Group]] = {}
+        self.pieces = 0
         self.used: set[tuple[str, str]] = set()
         """File and name of what an optimizer's file holds and is in a row."""
 
@@ -341,6 +342,10 @@ class _Reading:
             places = self._places(rank, number, group)
             if places is None or len(flats) != len(self.files.optimizers[rank]):
                 continue
+            # The model comes first; moments of very many ranks stay as they are stored.
+            self.pieces += sum(map(len, places.values()))
+            if self.pieces > MAX_PIECES:
+                continue
             rows = self._group_laid(places, said.groups[number], [flat.row for flat in flats])
             if rows is not None:
                 found.update(rows)
@@ -383,10 +388,10 @@ class _Reading:
         if rows:
             self._settings(rank, model, before)
 
-    def _step(self, group: _Group, rows: Iterable[dict[str, TensorInfo]]) -> None:
+    def _step(self, group: _Group, rows: Sequence[dict[str, TensorInfo]]) -> None:
         """The steps of a group are one tensor on each rank: those of the first stand for all."""
         for file, path, step in group.get("step", [])[:1]:
-            if step.shape == ():
+            if step.shape == () and rows:
                 for held in rows:
                     held["step"] = step._replace(section="", kind="optimizer")
                 self.used.add((file, path))

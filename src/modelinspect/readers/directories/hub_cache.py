@@ -52,6 +52,12 @@ def read(folder: str, entries: Sequence[str], target: str) -> Checkpoint:
             details=tuple(visible(os.path.join(target, "snapshots", name)) for name in snapshots[:_SHOWN]),
             hint="name one of them" if snapshots else "a download may have stopped early",
         )
+    if is_one(
+        os.path.join(folder, "snapshots", revision), entries_of(folder, f"snapshots/{revision}", target)
+    ):
+        raise TargetError(
+            f"{visible(target)} is a cache inside a cache", details=(f"snapshots/{visible(revision)}",)
+        )
     if len(snapshots) > 1:
         said += f"; the cache holds {len(snapshots) - 1} more"
     found = read_directory(inside(folder, f"snapshots/{revision}", target), target)

@@ -9,6 +9,7 @@ holds an equal share of each parameter, the last one's filled up.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -109,14 +110,15 @@ def laid_out(
         None where a flat tensor isn't one run of elements or ends before a piece does.
     """
     parts = []
+    shapes: dict[int, Shape] = {}  # nearly all pieces are of one length
     for rank, start, numel in pieces:
         flat = flats[rank]
         if len(flat.shape) != 1 or not flat.is_contiguous or flat.parts or start + numel > flat.shape[0]:
             return None
         parts.append(
             flat._replace(
-                name=f"rank {rank}",
-                shape=(numel,),
+                name=sys.intern(f"rank {rank}"),
+                shape=shapes.setdefault(numel, (numel,)),
                 explicit_stride=None,
                 storage_offset=flat.storage_offset + start,
                 kind=row.kind,
