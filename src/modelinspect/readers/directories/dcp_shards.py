@@ -120,7 +120,7 @@ def _joined(files: Sequence[Opened], rows: list[TensorInfo], target: str, chunks
     return replace(
         first,
         source=target,
-        format="dcp-safetensors",
+        format="dcp safetensors",
         files=tuple(info for file in files for info in file.checkpoint.files),
         tables={"": table},
         metadata=metadata,
