@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import modelinspect as mi
+from modelinspect.dtypes import BY_NAME
+from modelinspect.readers.parts.quantized import settled
 from modelinspect.readers.registry import open_file
-from modelinspect.tensors import Checkpoint, TensorInfo
+from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Quantized, Storage, TensorInfo
 
 F8 = torch.float8_e4m3fn
 
@@ -675,6 +680,80 @@ def test_quantized_tensors_of_torch(tmp_path: Path) -> None:
         48,
         2,
     )
+
+
+def test_a_tensor_subclass_of_torchao() -> None:
+    """In a file of torch.save it stays whole: parts that hold the values, and scales."""
+    parts = [
+        row("qdata", "uint8", (4, 8)),
+        row("scale", "float8_e4m3fn", (4, 1)),
+        row("per_tensor_scale", "float32", ()),
+    ]
+    whole = row("w", "bfloat16", (4, 16))._replace(
+        storage=None, parts=tuple(parts), layout="wrapper", class_name="torchao.prototype.NVFP4Tensor"
+    )
+    other = whole._replace(name="v", class_name="elsewhere.NVFP4Tensor")
+    (found,) = quantized(settled(checkpoint_of([whole, other])))
+    assert (found.name, found.quantized) == ("w", Quantized("torchao NVFP4", (4, 16), 64, 4))
+
+
+def test_scales_of_a_cache_are_no_parameters(tmp_path: Path) -> None:
+    """They stand beside no weight, in a model that is quantized."""
+    fp8 = {"q.weight": zeros(F8, 8, 8), "q.weight_scale": torch.tensor(1.0)}
+    cache = {"attn.k_scale": torch.tensor(1.0), "attn.v_scale": zeros(f32, 4)}
+    assert parameters(opened(tmp_path, {**fp8, **cache})) == ["q.weight"]
+    assert parameters(opened(tmp_path, cache)) == ["attn.k_scale", "attn.v_scale"]
+
+
+def test_a_configuration_confirms_and_is_never_needed(tmp_path: Path) -> None:
+    """Where config.json says otherwise than the tensors, the tensors are believed and a note says so."""
+    save_file(LAYOUTS["gptq-4"].tensors, tmp_path / "model.safetensors")
+
+    def notes(**config: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+        checkpoint = mi.open_checkpoint(str(tmp_path))
+        assert mi.count(checkpoint).unique in (96 * 256, 8)
+        return "; ".join(checkpoint.notes)
+
+    assert "config.json" not in notes(quant_method="gptq", bits=4)
+    assert "config.json says 8 bits, the tensors hold 4" in notes(quant_method="gptq", bits=8)
+    save_file({"w": torch.zeros(8)}, tmp_path / "model.safetensors")
+    assert "says the weights are quantized (vptq), their tensors don't" in notes(quant_method="vptq")
+
+
+def row(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    """A row whose bytes are nowhere."""
+    kind = BY_NAME[dtype]
+    return TensorInfo(name, kind, shape, Storage("nowhere", name, 0, kind.nbytes(prod(shape))))
+
+
+def checkpoint_of(rows: list[TensorInfo]) -> Checkpoint:
+    """A checkpoint of those rows."""
+    table = ParameterTable("nowhere", rows, "file")
+    return Checkpoint("nowhere", "x", (FileInfo("nowhere", 0, 0),), {"": table}, {"": "model"}, "")
+
+
+LEAVES = sorted({name.rpartition(".")[2] for layout in LAYOUTS.values() for name in layout.tensors})
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 16, 24, 32, 96, 256, 2**31]), max_size=4).map(tuple)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(LEAVES), st.tuples(st.sampled_from(sorted(BY_NAME)), SHAPES), max_size=8)
+)
+def test_any_names_and_shapes_at_all(made: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Nothing is raised, and nothing stands for more than a value for each bit that it has, or eight."""
+    rows = [row(f"l.{leaf}", dtype, shape) for leaf, (dtype, shape) in made.items()]
+    checkpoint = settled(checkpoint_of(rows))
+    assert [found.name for found in checkpoint.table] == [each.name for each in rows]
+    for found in quantized(checkpoint):
+        stands_for = found.quantized
+        assert stands_for is not None
+        assert stands_for.shape is None or prod(stands_for.shape) == stands_for.numel
+        assert set(stands_for.beside) < {each.name for each in rows}
+        if stands_for.scheme not in ("AQLM", "sparse bitmask"):
+            assert stands_for.numel <= found.nbytes * 8
+    mi.count(checkpoint)
 
 
 # ------------------------------------------------------------------- whole models

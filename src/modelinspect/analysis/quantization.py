@@ -12,7 +12,7 @@ from modelinspect.tensors import ParameterTable, Quantized, Storage, TensorInfo
 __all__ = ["QuantizationTotal", "logical_name", "quantization", "scheme_title"]
 
 # Parts of a tensor subclass that hold what it packs; its other parts are scales and the like.
-_DATA_PARTS = frozenset({"data", "qdata", "packed_weight", "int_data", "tensor_impl"})
+_DATA_PARTS = frozenset({"data", "qdata", "packed_weights", "tensor_impl"})
 
 
 @dataclass(frozen=True)

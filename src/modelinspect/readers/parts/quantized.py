@@ -10,9 +10,12 @@ from __future__ import annotations
 from operator import itemgetter
 
 from modelinspect.dtypes import DTYPES
-from modelinspect.tensors import Checkpoint, ParameterTable
+from modelinspect.tensors import Checkpoint, ParameterTable, TensorInfo
 
-__all__ = ["settled"]
+__all__ = ["CONFIGURED", "settled"]
+
+CONFIGURED = "config.quantization_config.quant_method"
+"""What config.json calls the way in which a model was quantized, if it says so."""
 
 # Types that packed weights have; the masks, counters and numbers of positions of plain
 # models are int64 and bool.
@@ -30,8 +33,9 @@ _WORDS = (
 # ... and of each that packs words, one that stands in a packed tensor's.
 _OF_WORDS = ("weight", "W_q", "codes", "trellis", "qdata", ".B\n")
 _BYTES = frozenset(dtype for dtype in _PACKED if dtype.bits <= 8)
-_DTYPE = itemgetter(1)
-_NAME = itemgetter(0)
+_NAME = itemgetter(TensorInfo._fields.index("name"))
+_DTYPE = itemgetter(TensorInfo._fields.index("dtype"))
+_LAYOUT = itemgetter(TensorInfo._fields.index("layout"))
 
 
 def settled(checkpoint: Checkpoint) -> Checkpoint:
@@ -41,7 +45,7 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
         for name, table in checkpoint.tables.items()
         if checkpoint.roles[name] not in ("optimizer", "gradients") and _may_be_quantized(table)
     ]
-    if not suspects:
+    if not suspects and CONFIGURED not in checkpoint.metadata:
         return checkpoint
     from modelinspect.readers.parts.quantization.settle import settle
 
@@ -50,6 +54,8 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
 
 def _may_be_quantized(table: ParameterTable) -> bool:
     dtypes = set(map(_DTYPE, table.tensors))
+    if "wrapper" in set(map(_LAYOUT, table.tensors)):
+        return True
     if dtypes.isdisjoint(_PACKED):
         return False
     if not dtypes.isdisjoint(_QUANTIZED):

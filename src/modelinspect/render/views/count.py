@@ -66,7 +66,7 @@ def _ties(ties: Sequence[TieGroup]) -> list[Line]:
 
 def _stored(report: CountReport) -> Line:
     less = "packed values, or elements that share their bytes"
-    more = "views keep larger storages in the file"
+    more = "scales lie inside the weights" if report.quantized else "views keep larger storages in the file"
     return Line("stored", report.stored, remark=less if report.stored < report.unique else more)
 
 

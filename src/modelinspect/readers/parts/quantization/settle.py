@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from modelinspect.errors import visible
 from modelinspect.readers.parts.quantization import (
     bitsandbytes,
     compressed,
@@ -19,6 +20,7 @@ from modelinspect.readers.parts.quantization import (
 )
 from modelinspect.readers.parts.quantization.layer import Found, Layer, Modules, Rule
 from modelinspect.readers.parts.quantization.small_reads import SmallReads
+from modelinspect.readers.parts.quantized import CONFIGURED
 from modelinspect.tensors import Checkpoint, ParameterTable, TensorInfo
 
 __all__ = ["settle"]
@@ -74,9 +76,20 @@ def settle(checkpoint: Checkpoint, sections: Iterable[str]) -> Checkpoint:
     with SmallReads() as reads:
         for name in sections:
             tables[name] = _settled(tables[name], reads, checkpoint.metadata)
-        if all(table is checkpoint.tables[name] for name, table in tables.items()):
-            return replace(checkpoint, files=reads.counted(checkpoint.files))
-        return replace(checkpoint, tables=tables, files=reads.counted(checkpoint.files))
+        settled = replace(checkpoint, tables=tables, files=reads.counted(checkpoint.files))
+    return replace(settled, notes=(*settled.notes, *_disagreements(settled)))
+
+
+def _disagreements(checkpoint: Checkpoint) -> Iterator[str]:
+    """What config.json says and the tensors don't."""
+    method = checkpoint.metadata.get(CONFIGURED)
+    found = [row.quantized for row in checkpoint.table if row.quantized is not None]
+    if method is not None and not found:
+        yield f"config.json says the weights are quantized ({visible(method)}), their tensors don't show how"
+    said = checkpoint.metadata.get("config.quantization_config.bits", "")
+    bits = {f"{each.bits:g}" for each in found}
+    if found and said.isdecimal() and said not in bits:
+        yield f"config.json says {said} bits, the tensors hold {' and '.join(sorted(bits))}"
 
 
 def _settled(table: ParameterTable, reads: SmallReads, metadata: Mapping[str, str]) -> ParameterTable:
@@ -121,6 +134,8 @@ def _rules(row: TensorInfo, leaf: str) -> Sequence[Rule]:
     category, bits = row.dtype.category, row.dtype.bits
     if category == "quantized":
         return (others.torch_ao,)
+    if row.layout == "wrapper" and row.quantized is None and row.class_name.startswith("torchao."):
+        return (torchao.subclass,)
     if row.parts or row.quantized is not None or row.kind == "optimizer":
         return ()
     is_packed = category == "integer" or (category == "float" and bits <= 8)

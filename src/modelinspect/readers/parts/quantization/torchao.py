@@ -1,8 +1,7 @@
 """
-torchao in safetensors: the parts of a tensor subclass as tensors, and JSON that describes it.
+torchao: tensor subclasses, whole in a file of ``torch.save``, in parts in safetensors.
 
-As ``prototype/safetensors`` of version 0.18 writes it. In a file of ``torch.save`` a tensor
-subclass stays whole, and the reader of pickles knows its shape.
+As version 0.18 writes them; ``prototype/safetensors`` describes the parts in JSON.
 """
 
 from __future__ import annotations
@@ -14,11 +13,33 @@ from typing import Any
 from modelinspect.readers.parts.quantization.layer import Found, Layer
 from modelinspect.tensors import Quantized, TensorInfo
 
-__all__ = ["torchao"]
+__all__ = ["subclass", "torchao"]
 
 _MOST_JSON = 65_536
 _BITS = {"Int8Tensor": 8, "Float8Tensor": 8, "NVFP4Tensor": 4, "Int4Tensor": 4}
 _NAMES = {"Int8Tensor": "int8", "Float8Tensor": "float8", "NVFP4Tensor": "NVFP4", "MXTensor": "MX"}
+
+
+def subclass(row: TensorInfo, layer: Layer) -> Found | None:  # noqa: ARG001
+    """A tensor subclass of torchao: the shape is the weight's, its parts are data and scales."""
+    kind = row.class_name.rpartition(".")[2]
+    data = _data(row)
+    if data is None or not row.numel:
+        return None
+    bits = round(data.nbytes * 8 / row.numel)
+    if not 1 <= bits <= 8:
+        return None
+    # A byte a value, whatever the bits that it was rounded to; those stand elsewhere.
+    title = "intx" if kind.startswith("IntxUnpacked") else _NAMES.get(kind, f"int{bits}")
+    title = f"MXFP{bits}" if kind == "MXTensor" else title
+    return Found(row, Quantized(f"torchao {title}", row.shape, row.numel, bits))
+
+
+def _data(row: TensorInfo) -> TensorInfo | None:
+    """The part that holds the values; parts have parts in versions before 0.13."""
+    parts = [part for each in row.parts for part in (each.parts or (each,))]
+    packed = [part for part in parts if part.dtype.category == "integer" or part.dtype.bits <= 8]
+    return max(packed, key=lambda part: part.nbytes, default=None)
 
 
 def torchao(row: TensorInfo, layer: Layer) -> Found | None:
