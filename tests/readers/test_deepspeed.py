@@ -301,11 +301,13 @@ def test_universal_checkpoints(tmp_path: Path) -> None:
     for name, tensor in parameters().items():
         folder = tmp_path / "zero" / name
         folder.mkdir(parents=True)
-        torch.save({"param": tensor, "cat_dim": 0}, folder / "fp32.pt")
-        torch.save({"param": tensor + 1000}, folder / "exp_avg.pt")
+        # Those of ZeRO-3 are flat (``_merge_zero_shards`` without shapes).
+        torch.save({"param": tensor.flatten(), "cat_dim": 0}, folder / "fp32.pt")
+        torch.save({"param": tensor.flatten() + 1000}, folder / "exp_avg.pt")
         torch.save(3, folder / "step.pt")
     checkpoint = opened(tmp_path)
-    assert {row.name for row in checkpoint.table} == {*parameters(), *BUFFERS}
+    assert {row.name for row in checkpoint.table} == {*parameters(), *BUFFERS, *FROZEN, "head.weight"}
+    assert mi.count(checkpoint).unique == UNIQUE
     assert torch.equal(stored(checkpoint.table["fc.weight"]), parameters()["fc.weight"])
     assert torch.equal(
         stored(checkpoint.tables["optimizer"]["state.one.exp_avg"]), parameters()["one"] + 1000

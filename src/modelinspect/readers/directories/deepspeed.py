@@ -250,7 +250,7 @@ class _Reading:
             else:
                 missing += 1
                 found.append(row)
-        if missing:
+        if missing and not self.files.universal:
             self.gathered.notes.append(
                 f"the bytes of {missing:,} parameters are not found in the files of the optimizer; "
                 "their shapes are those of param_shapes"
@@ -422,8 +422,8 @@ class _Reading:
 
     def _universal(self, held: Sequence[TensorInfo]) -> None:
         """Parameters that each have a folder with their weights and moments."""
-        moments = []
-        weights = []
+        weights: dict[str, TensorInfo] = {}
+        moments: list[TensorInfo] = []
         for name in self.files.universal:
             where = f"{self.files.prefix}{_UNIVERSAL}/{name}"
             for entry in entries_of(self.files.folder, where, self.files.target):
@@ -431,27 +431,57 @@ class _Reading:
                     continue
                 file = opened(self.files.folder, f"{where}/{entry}", self.files.target)
                 self.opened.append(file)
-                rows = [row for row in file.checkpoint.table if row.name in ("param", "tensor")]
-                if entry == "fp32.pt":
-                    weights += [row._replace(name=name, kind="parameter", declared=True) for row in rows]
-                else:
-                    moments += [
-                        row._replace(name=f"state.{name}.{_STATES[entry]}", kind="optimizer") for row in rows
-                    ]
-        if weights:
-            self.gathered.notes.append(
-                "a universal checkpoint: whole parameters, each in a folder of its own"
-            )
-            buffers = [row for row in held if row.kind == "buffer"]
-            self.gathered.add(_MODULE, "model", [*weights, *buffers])
-            self.gathered.add(_OPTIMIZER_SECTION, "optimizer", moments)
-            names = tuple(row.name for row in weights)
-            if moments:
-                self.gathered.optimizers[_OPTIMIZER_SECTION] = OptimizerState((OptimizerGroup(names, names),))
-            rest = [row for row in held if row.kind != "buffer" and not row.placement]
-            self.gathered.add("bit16", "other", rest)
-        elif self.files.universal:
-            self.gathered.add(_MODULE, "model", held)
+                for row in file.checkpoint.table:
+                    if row.name in ("param", "tensor"):
+                        self._whole(name, entry, row, weights, moments)
+        if not weights:
+            self.gathered.add(_MODULE, "model", held if self.files.universal else ())
+            return
+        self.gathered.notes.append("a universal checkpoint: whole parameters, each in a folder of its own")
+        self.gathered.add(_MODULE, "model", [*weights.values(), *self._beside_universal(held, weights)])
+        self.gathered.add(_OPTIMIZER_SECTION, "optimizer", moments)
+        if moments:
+            names = tuple(weights)
+            self.gathered.optimizers[_OPTIMIZER_SECTION] = OptimizerState((OptimizerGroup(names, names),))
+
+    def _whole(
+        self,
+        name: str,
+        entry: str,
+        row: TensorInfo,
+        weights: dict[str, TensorInfo],
+        moments: list[TensorInfo],
+    ) -> None:
+        """One state of one parameter; those of ZeRO-3 are flat, and their shapes are said elsewhere."""
+        shape = self._shapes().get(name)
+        if shape is not None and row.is_contiguous and prod(shape) == row.numel:
+            row = row._replace(shape=shape, explicit_stride=None)
+        if _STATES[entry] == _WEIGHTS:
+            weights[name] = row._replace(name=name, kind="parameter", declared=True, requires_grad=True)
+        else:
+            moments.append(row._replace(name=f"state.{name}.{_STATES[entry]}", kind="optimizer"))
+
+    def _shapes(self) -> dict[str, Shape]:
+        said = self.opened[0].said
+        return said.shapes if isinstance(said, ModelStates) else {}
+
+    def _beside_universal(
+        self, held: Sequence[TensorInfo], weights: Mapping[str, TensorInfo]
+    ) -> list[TensorInfo]:
+        """Of what the ranks hold: buffers, what isn't trained, further names; 16-bit copies go elsewhere."""
+        said = self.opened[0].said
+        shared = said.shared if isinstance(said, ModelStates) else {}
+        found, copies = [], []
+        for row in held:
+            first = weights.get(shared.get(row.name, ""))
+            if row.name in weights:
+                copies += [] if row.placement else [row]
+            elif first is not None:
+                found.append(first._replace(name=row.name))
+            else:
+                found.append(row)
+        self.gathered.add("bit16", "other", copies)
+        return found
 
     # -- the rest --------------------------------------------------------------------------
 
@@ -496,7 +526,7 @@ class _Reading:
         """Is it in no row: what further ranks have of the module, or fragments that make no parameter?"""
         if name.startswith(f"{_FRAGMENTS}."):
             return (file.name, name) not in self.used and bool(place or self.used)
-        return bool(place) and not row.placement
+        return bool(place and row.numel) and not row.placement
 
     def _say(self, ranks: Sequence[Rank], alike: int) -> None:
         """Facts and notes."""
@@ -512,7 +542,7 @@ class _Reading:
         for note in first.checkpoint.notes:
             if note.startswith("loading it"):
                 gathered.notes.append(note)
-        if self.stage == _LAST_STAGE:
+        if self.stage == _LAST_STAGE and not self.files.universal:
             gathered.notes.append(
                 "ZeRO-3: parameters are the fp32 weights of the optimizer, with the shapes of param_shapes"
             )

@@ -198,7 +198,7 @@ def declared(rows: Iterable[TensorInfo], said: ModelStates) -> list[TensorInfo]:
             changed = row._replace(kind="buffer", declared=True, persistent=True, requires_grad=None)
         elif name in shapes:
             changed = row._replace(kind="parameter", declared=True, requires_grad=name not in frozen)
-        elif shapes and not row.name.endswith(_EXTRA_STATE):
+        elif shapes and row.numel and not row.name.endswith(_EXTRA_STATE):
             # Stage 1 names those of the optimizer alone; a module holds nothing but parameters and buffers.
             changed = row._replace(kind="parameter", declared=True, requires_grad=False)
         else:
