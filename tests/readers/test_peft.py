@@ -91,6 +91,9 @@ KINDS: dict[str, dict[str, tuple[int, ...]]] = {
     "LoHa": {"hada_w1_a": (8, 4), "hada_w1_b": (4, 16), "hada_w2_a": (8, 4), "hada_w2_b": (4, 16)},
     "LoKr": {"lokr_w1": (2, 2), "lokr_w2_a": (4, 4), "lokr_w2_b": (4, 8)},
     "VeRA": {"vera_lambda_b": (8,), "vera_lambda_d": (4,)},
+    "VB-LoRA": {"vblora_logits_A": (4, 8, 8), "vblora_logits_B": (2, 4, 8)},
+    "Bone": {"bone_block": (4, 16)},
+    "HRA": {"hra_u": (16, 4)},
 }
 
 
@@ -111,6 +114,23 @@ def test_prompt_embeddings(tmp_path: Path) -> None:
     save_file({"prompt_embeddings": torch.zeros(20, 16)}, tmp_path / "a.safetensors")
     (adapter,) = found(tmp_path / "a.safetensors")
     assert (adapter.kind, adapter.parameters, adapter.ranks) == ("prompt embeddings", 320, {})
+    assert (adapter.targets, adapter.alpha_said) == ({}, "this kind has none")
+
+
+def test_the_configuration_names_the_kind_of_a_prompt(tmp_path: Path) -> None:
+    """Prefix tuning and prompt tuning have the same tensor."""
+    save_file({"prompt_embeddings": torch.zeros(20, 16)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    assert found(tmp_path)[0].kind == "prefix tuning"
+
+
+def test_what_all_targets_share(tmp_path: Path) -> None:
+    """VeRA's two random matrices belong to no target, and count."""
+    path = BLOCK.format(0, "q_proj")
+    tensors = {"base_model.vera_A": torch.zeros(4, 16), f"{path}.vera_lambda_d": torch.zeros(4)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    (adapter,) = found(tmp_path / "a.safetensors")
+    assert (adapter.targets, adapter.parameters) == ({"q_proj": 1}, 68)
 
 
 def test_kohya(tmp_path: Path) -> None:

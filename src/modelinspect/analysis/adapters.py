@@ -105,10 +105,26 @@ _PEFT = {
     "hra_u": _Form("HRA", 1),
     "fourierft_spectrum": _Form("FourierFT", None),
     "ln_tuning_layers": _Form("LN tuning", None),
+    "vblora_logits_A": _Form("VB-LoRA", 0),
+    "vblora_logits_B": _Form("VB-LoRA", 1),
+    "vblora_vector_bank": _Form("VB-LoRA", None),
+    "randlora_A": _Form("RandLoRA", None),
+    "randlora_B": _Form("RandLoRA", None),
+    "randlora_lambda": _Form("RandLoRA", None),
+    "randlora_gamma": _Form("RandLoRA", None),
+    "bone_block": _Form("Bone", 0),
+    "miss_block": _Form("MiSS", 0),
     "prompt_embeddings": _Form("prompt embeddings", None),
     "adaption_prompt": _Form("adaption prompt", None),
     "adaption_gate": _Form("adaption prompt", None),
 }
+# Tensors that all targets share.
+_SHARED = frozenset(
+    {"vera_A", "vera_B", "randlora_A", "randlora_B", "vblora_vector_bank", "prompt_embeddings"}
+)
+_SCALED = frozenset({"LoRA", "DoRA", "AdaLoRA", "LoHa", "LoKr"})
+"""Kinds that have an alpha."""
+_PROMPTS = {"PREFIX_TUNING": "prefix tuning", "P_TUNING": "p-tuning", "PROMPT_TUNING": "prompt tuning"}
 # diffusers before PEFT: "...to_q_lora.down.weight", "...lora.up.weight".
 _OLD_DIFFUSERS = re.compile(r"(?P<path>.*?)[._]lora\.(?P<which>down|up)\.weight")
 _OLD_AXES = {"down": 0, "up": 1}
@@ -175,7 +191,8 @@ def _recognised(row: TensorInfo) -> _Found | None:
         if form is not None:
             rest = [part for part in parts[place + 1 :] if part not in ("weight", "bias")]
             adapter = rest[0] if rest and form.kind != "adaption prompt" else ""
-            return _Found(row, form.kind, ".".join(parts[:place]), adapter, _rank(row, form.rank_axis))
+            target = "" if parts[place] in _SHARED else ".".join(parts[:place])
+            return _Found(row, form.kind, target, adapter, _rank(row, form.rank_axis))
     old = _OLD_DIFFUSERS.fullmatch(row.name)
     if old is not None:
         return _Found(row, "LoRA", old["path"], "", _rank(row, _OLD_AXES[old["which"]]))
@@ -215,9 +232,11 @@ def _adapter(
     for each in members:
         if each.rank is not None:
             ranks.setdefault(each.target, each.rank)
-    paths = dict.fromkeys(each.target for each in members)
+    paths = dict.fromkeys(each.target for each in members if each.target)
     stored = [row for row in alphas if row.name.removesuffix(".alpha") in paths]
-    alpha, alpha_said = _alpha(said, len(stored))
+    alpha, alpha_said = _alpha(said, len(stored)) if kind in _SCALED else (None, "this kind has none")
+    if kind == "prompt embeddings":
+        kind = _PROMPTS.get(said.get("peft_type", ""), kind)
     return Adapter(
         kind=kind,
         section=section,
