@@ -90,6 +90,19 @@ def test_the_trainers_arguments_alone(trained: Path) -> None:
     assert any("TrainingArguments" in note for note in checkpoint.notes)
 
 
+def test_what_a_function_would_give_is_no_value(tmp_path: Path) -> None:
+    """A member of an enumeration is its value; the argument of any function is not its result."""
+    import os
+
+    class Calls:
+        def __reduce__(self) -> Any:
+            return os.system, ("true",)
+
+    path = tmp_path / "x.pt"
+    torch.save({"n": Calls(), "where": torch.device("cpu"), "k": 3, "w": torch.ones(1)}, path)
+    assert opened(path).metadata == {"where": "cpu", "k": "3"}
+
+
 def test_moments_under_the_names_of_their_parameters(tmp_path: Path) -> None:
     """Groups with and without decay: each moment has the parameter that the optimizer was given."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 5))

@@ -71,7 +71,9 @@ class _Part(NamedTuple):
     """False: it is 'other' only because its name says nothing."""
 
 
-def read_sections(pickle: Pickle, reader: TensorReader, target: str) -> Sections:
+def read_sections(
+    pickle: Pickle, reader: TensorReader, target: str, walk: TensorWalk | None = None
+) -> Sections:
     """
     Walk a pickle.
 
@@ -79,12 +81,13 @@ def read_sections(pickle: Pickle, reader: TensorReader, target: str) -> Sections
         pickle: Its storages are bound to the file's.
         reader: Has given the pickle's globals their meaning.
         target: The file as the user spelt it.
+        walk: That of a file's other pickles, which share a budget.
 
     Raises:
         DamagedFileError: A tensor makes no sense or the file lacks its bytes.
         LimitError: The names are more than a limit allows.
     """
-    walk = TensorWalk(reader, pickle, target)
+    walk = TensorWalk(reader, pickle, target) if walk is None else walk
     root = pickle.value
     parts = _split(walk, root, ()) or [_whole(walk, root)]
     names = _unique_names(parts)
@@ -321,6 +324,9 @@ def _is_member(value: Call) -> bool:
     return (
         type(func) is Global
         and func.meaning is None
+        and not func.computed
+        # A class, by its name: what a function would give is not known.
+        and (func.name[:1].isupper() or func.dotted == "torch.device")
         and type(args) is tuple
         and len(args) == 1
         and type(args[0]) in (str, int)
