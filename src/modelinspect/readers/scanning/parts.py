@@ -13,6 +13,8 @@ from modelinspect.readers.source import ByteSource
 __all__ = ["Held", "Opened", "Part", "Spliced", "Unpacked", "absolute", "unpack"]
 
 _PIECE = 1 << 16
+_MAX_DICTIONARY = 1 << 26
+"""Bytes that unpacking may take for itself."""
 
 
 class Part(ByteSource):
@@ -98,7 +100,21 @@ def _machine(method: str) -> Any:
         return bz2.BZ2Decompressor()
     import lzma
 
-    return lzma.LZMADecompressor()
+    if method == "xz":
+        return lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY)
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(method)])
+
+
+def _lzma_filter(method: str) -> dict[str, int]:
+    """Of the method ``lzma PROPERTIES``, five bytes in hexadecimal (APPNOTE 5.8.8)."""
+    import lzma
+
+    raw = bytes.fromhex(method.partition(" ")[2])
+    size = int.from_bytes(raw[1:], "little")
+    if len(raw) != 5 or raw[0] >= 9 * 5 * 5 or size > _MAX_DICTIONARY:
+        raise ValueError("its dictionary is too large, or its properties make no sense")
+    rest, lc = divmod(raw[0], 9)
+    return {"id": lzma.FILTER_LZMA1, "dict_size": size, "lc": lc, "lp": rest % 5, "pb": rest // 5}
 
 
 def unpack(source: ByteSource, start: int, size: int, method: str, most: int) -> Unpacked:
@@ -109,19 +125,19 @@ def unpack(source: ByteSource, start: int, size: int, method: str, most: int) ->
         source: Holds it.
         start: First compressed byte.
         size: Compressed bytes that there are.
-        method: ``deflate``, ``zlib``, ``gzip``, ``bzip2`` or ``xz``.
+        method: ``deflate``, ``zlib``, ``gzip``, ``bzip2``, ``xz`` or ``lzma PROPERTIES``.
         most: Bytes to unpack.
     """
     pieces: list[bytes] = []
     have = taken = 0
-    machine = _machine(method)
     try:
+        machine = _machine(method)
         while have < most:
             packed = _left_over(machine)
             if machine.eof:
                 rest = getattr(machine, "unused_data", b"")
                 taken -= len(rest)
-                if method in ("deflate", "zlib") or not _goes_on(source, start + taken, size - taken, method):
+                if method not in _MAGIC or not _goes_on(source, start + taken, size - taken, method):
                     return Unpacked(b"".join(pieces), True, "", taken)
                 machine, packed = _machine(method), b""
             if not packed and _wants_more(machine):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from modelinspect.errors import CheckpointError, visible
+from modelinspect.errors import CheckpointError, LimitError, visible
 from modelinspect.readers.parts.pickle_machine import Feed, read_as_far
 from modelinspect.readers.parts.pickle_symbols import Blob, Call, Extension, Global, PersistentId, Pickle
 from modelinspect.readers.parts.torch_objects import TensorReader
@@ -75,7 +75,8 @@ def seems_a_pickle(pickle: Pickle, error: CheckpointError | None, has_mark: bool
         _NAME.fullmatch(name.module) and _NAME.fullmatch(name.name) for name in pickle.globals
     )
     if error is not None:
-        return (named and bool(pickle.calls)) or (has_mark and bool(pickle.calls or pickle.findings))
+        odd = bool(pickle.calls or pickle.findings) or isinstance(error, LimitError)
+        return (named and bool(pickle.calls)) or (has_mark and odd)
     return named or has_mark
 
 
@@ -246,7 +247,7 @@ class _Examined:
         before = any(group != "understood" for group in self.groups.values())
         reason = error.details[0] if error.details else error.message
         said = "what stands before is run" if before else "nothing that is not understood stands before"
-        rule = "exhausts" if type(error).__name__ == "LimitError" else "pickle-broken"
+        rule = "exhausts" if isinstance(error, LimitError) else "pickle-broken"
         self.find(rule, f"{reason}; {said}", self.pickle.end)
 
     def _look_into_arguments(self, calls: Sequence[Call]) -> None:

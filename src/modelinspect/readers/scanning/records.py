@@ -16,6 +16,7 @@ from modelinspect.readers.source import ByteSource
 __all__ = ["check_sum", "open_record"]
 
 _PIECE = 1 << 20
+_LZMA, _LZMA_HEAD = 14, 9
 _MAX_CHECKED = 1 << 28
 
 
@@ -25,8 +26,8 @@ def open_record(scan: Scan, item: Item, directory: ZipDirectory, record: Record)
     if record.method == STORED:
         return Part(source, record.data, record.size)
     inner = item.inside(Part(source, record.data, record.packed), record.name)
-    method = {DEFLATED: "deflate", 12: "bzip2"}.get(record.method)
-    if method is None:
+    method, skipped = _method(source, record)
+    if not method:
         scan.find(inner, "not-looked-into", f"compression method {record.method} is not unpacked here")
         return None
     if not scan.budget.take(min(record.size, MAX_HELD)):
@@ -34,7 +35,9 @@ def open_record(scan: Scan, item: Item, directory: ZipDirectory, record: Record)
         return None
     if record.size > MAX_HELD:
         return _large(scan, inner, directory, record)
-    out = unpack(source, record.data, record.packed, method, min(MAX_HELD, record.size + 1))
+    out = unpack(
+        source, record.data + skipped, record.packed - skipped, method, min(MAX_HELD, record.size + 1)
+    )
     if out.fault:
         scan.find(inner, "zip-damaged", out.fault)
     elif len(out.data) != record.size:
@@ -42,6 +45,13 @@ def open_record(scan: Scan, item: Item, directory: ZipDirectory, record: Record)
     if len(out.data) > MAX_RATIO * max(out.taken, 1_000):
         scan.find(inner, "compression-bomb", f"{out.taken:,} bytes unpack to {len(out.data):,} and more")
     return Held(source.path, out.data, record.packed)
+
+
+def _method(source: ByteSource, record: Record) -> tuple[str, int]:
+    """Name of the compression and the bytes that stand before the stream; no name where it is not known."""
+    if record.method == _LZMA and record.packed > _LZMA_HEAD:
+        return f"lzma {source.read(record.data + 4, 5).hex()}", _LZMA_HEAD
+    return {DEFLATED: "deflate", 12: "bzip2"}.get(record.method, ""), 0
 
 
 def _large(scan: Scan, inner: Item, directory: ZipDirectory, record: Record) -> ByteSource | None:

@@ -4,6 +4,7 @@ Every record of a zip archive, and what its readers disagree about.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from modelinspect.errors import CheckpointError, visible
@@ -161,7 +162,12 @@ def _is_data(name: bytes, head: bytes, size: int) -> bool:
     """Neither its name nor its first bytes say that it is anything but numbers."""
     if not head:
         return True
-    return not (name.lower().endswith(_SUFFIXES) or may_be_pickle(head) or kind_of(head, size))
+    if name.lower().endswith(_SUFFIXES) or may_be_pickle(head) or kind_of(head, size):
+        return False
+    return size < _TAR_BLOCK or _NAME_OF_MEMBER.fullmatch(head) is None
 
 
+# A tar archive begins with the name of its first member.
+_NAME_OF_MEMBER = re.compile(rb"[ -~]+\0*")
+_TAR_BLOCK = 512
 _SUFFIXES = tuple(suffix.encode() for suffix in (*PICKLE_SUFFIXES, *TEXT_SUFFIXES))
