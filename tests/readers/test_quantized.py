@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -657,6 +658,24 @@ def test_in_a_file_of_torch_save(tmp_path: Path) -> None:
     ]
     (total,) = mi.count(str(tmp_path / "m.pt"), section="all").quantized
     assert (total.weights, total.scales) == (1, 2)  # the two share their bytes
+
+
+def test_compressed_records_are_unpacked_only_where_they_are_short(tmp_path: Path) -> None:
+    """A repacked archive gives its shapes, too; a few bytes out of a large storage are not worth it."""
+    large = torch.zeros(200_000, dtype=torch.int64)
+    large[:2] = torch.tensor([96, 250])
+    model = LAYOUTS["compressed-tensors 4"].tensors
+    for name, shape in {"short": model["l.weight_shape"], "long": large[:2]}.items():
+        torch.save({**model, "l.weight_shape": shape}, tmp_path / "stored.pt")
+        packed = tmp_path / f"{name}.pt"
+        with (
+            zipfile.ZipFile(tmp_path / "stored.pt") as old,
+            zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
+            for record in old.namelist():
+                new.writestr(record, old.read(record))
+    assert len(quantized(mi.open_checkpoint(str(tmp_path / "short.pt")))) == 1
+    assert quantized(mi.open_checkpoint(str(tmp_path / "long.pt"))) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")

@@ -17,6 +17,8 @@ MAX_PIECE = 65_536
 """Bytes of one tensor."""
 MAX_READS = 250_000
 """Tensors; a mixture of 61 layers of 256 experts has some 50,000."""
+MAX_BYTES = 1 << 26
+"""Of all of them: some hundreds for a weight's JSON, 16 for two numbers."""
 _SIZES = {"int64": 8, "int32": 4}
 
 
@@ -28,7 +30,8 @@ class SmallReads:
     def __init__(self) -> None:
         self._reader = StorageReader()
         self._read: Counter[str] = Counter()
-        self.left = MAX_READS
+        self._reads_left = MAX_READS
+        self._bytes_left = MAX_BYTES
 
     def __enter__(self) -> SmallReads:
         return self
@@ -38,11 +41,14 @@ class SmallReads:
 
     def bytes_of(self, row: TensorInfo | None) -> bytes | None:
         """The bytes of a tensor as they are stored."""
-        if row is None or row.storage is None or not row.is_contiguous or row.nbytes > MAX_PIECE:
+        if row is None or row.storage is None or not row.is_contiguous:
             return None
-        if self.left <= 0:
+        # A compressed record is unpacked whole.
+        size = row.nbytes if row.storage.offset is not None else row.storage.nbytes
+        if size > min(MAX_PIECE, self._bytes_left) or self._reads_left <= 0:
             return None
-        self.left -= 1
+        self._reads_left -= 1
+        self._bytes_left -= size
         before = self._reader.bytes_read
         try:
             return self._reader.read(row.storage, *row.span)
