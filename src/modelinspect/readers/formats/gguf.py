@@ -20,21 +20,21 @@ from typing import NamedTuple
 
 from modelinspect.dtypes import BY_GGML, DType
 from modelinspect.errors import CheckpointError, DamagedFileError, LimitError, visible
-from modelinspect.readers.parts.forward import Forward
+from modelinspect.readers.parts.forward import Forward, readable
 from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.readers.registry import NotThisFormat
 from modelinspect.readers.source import ByteSource
 from modelinspect.tensors import Checkpoint, FileInfo, Kind, ParameterTable, Storage, TensorInfo, unique_names
 
-__all__ = ["read"]
+__all__ = ["header_ends", "read"]
 
 MAX_KEYS = 100_000
 MAX_KEY = 65_535
 """Bytes of a key (a rule of the format)."""
 MAX_TENSORS = 1_000_000
 MAX_NAME = 65_536
-MAX_NAMES = 1 << 27
-"""Bytes of all keys and names together."""
+MAX_TEXTS = 1 << 27
+"""Bytes of all keys, names and texts that are shown."""
 MAX_LEVELS = 1_000
 """Dotted parts of a tensor's name."""
 MAX_AXES = 4
@@ -116,6 +116,21 @@ def read(source: ByteSource, target: str) -> Checkpoint:
     )
 
 
+def header_ends(source: ByteSource) -> tuple[int, int, int]:
+    """
+    Where the header's parts end: keys and values, what is said of tensors, and padding.
+
+    Raises:
+        CheckpointError: As :func:`read`.
+    """
+    header = _Header(source, source.path)
+    pairs = header.pairs()
+    keys = header.forward.position
+    header.tensors()
+    end = header.forward.position
+    return keys, end, end + -end % _alignment(pairs, header)
+
+
 class _Value(NamedTuple):
     """One value of the header."""
 
@@ -165,7 +180,7 @@ class _Header:
         self.u32 = struct.Struct(self.order + "I")
         self.type_and_offset = struct.Struct(self.order + "IQ")
         self.items = 0
-        self.names = 0
+        self.texts = 0
         width = self.count.size
         self.n_tensors, self.n_keys = self._counts(width)
 
@@ -228,12 +243,15 @@ class _Header:
                 f"{visible(self.target)}: {what} is {length:,} bytes long",
                 details=(f"limit: {most:,} bytes",),
             )
-        text = self.forward.take(length, what).decode("utf-8", "backslashreplace")
-        self.names += max(length, len(text))
-        if self.names > MAX_NAMES:
+        return self._readable(length, what)
+
+    def _readable(self, length: int, what: str) -> str:
+        text, cost = readable(self.forward.take(length, what))
+        self.texts += cost
+        if self.texts > MAX_TEXTS:
             raise LimitError(
-                f"{visible(self.target)}: its names are too long",
-                details=(f"limit: {MAX_NAMES:,} bytes in all",),
+                f"{visible(self.target)}: its names and texts are too long",
+                details=(f"limit: {MAX_TEXTS:,} bytes in all",),
             )
         return text
 
@@ -242,7 +260,7 @@ class _Header:
         if length > 4 * MAX_TEXT:
             self.forward.skip(length, "a text")
             return _Value(f"text of {length:,} bytes", None, length)
-        text = self.forward.take(length, "a text").decode("utf-8", "backslashreplace")
+        text = self._readable(length, "a text")
         if len(text) > MAX_TEXT:
             text = f"text of {length:,} bytes"
         return _Value(text, None, length)

@@ -12,10 +12,22 @@ import struct
 from modelinspect.errors import DamagedFileError, visible
 from modelinspect.readers.source import ByteSource
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "readable"]
 
 _FIRST_PIECE = 512
 _MOST_PIECE = 1 << 20
+_COST_OF_NO_TEXT = 16
+"""What a byte costs that is no UTF-8, in bytes that are: to show it takes so much longer."""
+
+
+def readable(raw: bytes) -> tuple[str, int]:
+    """
+    A text of a file, what is no UTF-8 in it as escapes; and its cost, in bytes.
+    """
+    try:
+        return raw.decode("utf-8"), len(raw)
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace"), _COST_OF_NO_TEXT * len(raw)
 
 
 class Forward:

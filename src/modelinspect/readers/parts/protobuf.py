@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from modelinspect.errors import DamagedFileError, LimitError, visible
-from modelinspect.readers.parts.forward import Forward
+from modelinspect.readers.parts.forward import Forward, readable
 
 __all__ = ["Message", "Place", "Rule", "read_message"]
 
@@ -189,10 +189,11 @@ class _Walk:
     def _text(self, length: int) -> str:
         if length > MAX_TEXT:
             raise self._too_many(f"{MAX_TEXT:,} bytes in a text")
-        self.text_left -= length
+        text, cost = readable(self.forward.take(length, "a text"))
+        self.text_left -= cost
         if self.text_left < 0:
             raise self._too_many(f"{MAX_TEXTS:,} bytes in all texts")
-        return self.forward.take(length, "a text").decode("utf-8", "backslashreplace")
+        return text
 
     def _long_text(self, length: int) -> str:
         if length <= MAX_TEXT:
