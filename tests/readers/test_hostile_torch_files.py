@@ -735,7 +735,7 @@ OTHER_ARCHIVES = {
     "Keras model": [("metadata.json", b"{}"), ("config.json", b"{}"), ("model.weights.h5", b"")],
     "Office document": [("[Content_Types].xml", b""), ("word/document.xml", b"")],
     "weights/best.pt inside": [("weights/best.pt", b""), ("README", b"")],
-    "not a checkpoint": [("a/b.txt", b"hello")],
+    "is a zip archive": [("a/b.txt", b"hello")],
 }
 
 
