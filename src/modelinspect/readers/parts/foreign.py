@@ -178,30 +178,37 @@ def known_otherwise(source: ByteSource, head: bytes) -> Known | None:
 # -- archives --------------------------------------------------------------------------------
 
 _ARCHIVES: tuple[tuple[str, Known], ...] = (
-    (r"model\.weights\.h5", _KERAS),
-    (r"(.*/)?Manifest\.json\n(.*\n)*(.*/)?Data/com\.apple\.CoreML/", _COREML),
-    (r"(.*/)?saved_model\.pb", _SAVED_MODEL),
-    (r"MAR-INF/", _unpack("a TorchServe archive (.mar)", "unzip FILE")),
-    (r"\[Content_Types\]\.xml", Known("an Office document", None)),
-    (r"AndroidManifest\.xml", _unpack("an Android application", "unzip FILE")),
-    (r"[^/\n]+\.dist-info/", _unpack("a Python package (.whl)", "unzip FILE")),
-    (r"META-INF/MANIFEST\.MF", Known("a Java archive", None)),
+    ("model.weights.h5", _KERAS),
+    ("com.apple.CoreML/", _COREML),
+    ("saved_model.pb", _SAVED_MODEL),
+    ("MAR-INF/", _unpack("a TorchServe archive (.mar)", "unzip FILE")),
+    ("[Content_Types].xml", Known("an Office document", None)),
+    ("AndroidManifest.xml", _unpack("an Android application", "unzip FILE")),
+    (".dist-info/", _unpack("a Python package (.whl)", "unzip FILE")),
+    ("META-INF/MANIFEST.MF", Known("a Java archive", None)),
 )
-_WEIGHTS = re.compile(r"(.*\.(pt|pth|bin|ckpt|safetensors|gguf|onnx|h5|npz|distcp))$", re.MULTILINE)
+"""What a name in it holds, and what the archive is then."""
+_WEIGHTS = (
+    ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".onnx", ".h5", ".npz", ".npy", ".distcp",
+)  # fmt: skip
 _MAX_NAMES = 2_000
+_MAX_NAME = 300
 
 
 def _look_into_zip(source: ByteSource, head: bytes) -> Known | None:
     if head[:2] != b"PK":
         return None
-    names = read_directory(source).names[:_MAX_NAMES]
-    together = b"\n".join(names).decode("utf-8", "replace")
-    for pattern, known in _ARCHIVES:
-        if re.search(f"^{pattern}", together, re.MULTILINE):
+    raw = read_directory(source).names[:_MAX_NAMES]
+    names = [name[:_MAX_NAME].decode("utf-8", "replace") for name in raw if len(name) <= _MAX_NAME]
+    for mark, known in _ARCHIVES:
+        if any(mark in name for name in names):
             return known
-    inside = _WEIGHTS.search(together)
-    title = "a zip archive" + (f" with {visible(inside[1][:80])} inside" if inside else "")
-    return _unpack(title, "unzip FILE")
+    return _unpack(_with_weights("a zip archive", names), "unzip FILE")
+
+
+def _with_weights(title: str, names: Sequence[str]) -> str:
+    inside = next((name for name in names if name.endswith(_WEIGHTS)), None)
+    return title if inside is None else f"{title} with {visible(inside[:80])} inside"
 
 
 _BLOCK = 512
@@ -211,13 +218,11 @@ _MAX_MEMBERS = 50
 def _look_into_tar(source: ByteSource, head: bytes) -> Known | None:
     if head[257:262] != b"ustar":
         return None
-    names = "\n".join(_tar_names(source))
-    if "model_config.yaml" in names and ".ckpt" in names:
+    names = _tar_names(source)
+    last = {name.rpartition("/")[2] for name in names}
+    if "model_config.yaml" in last and any(name.endswith(".ckpt") for name in last):
         return _unpack("a NeMo model (.nemo)", "tar -xf FILE, then read model_weights.ckpt")
-    inside = _WEIGHTS.search(names)
-    if inside:
-        return _unpack(f"a tar archive with {visible(inside[1][:80])} inside", "tar -xf FILE")
-    return _unpack("a tar archive", "tar -xf FILE")
+    return _unpack(_with_weights("a tar archive", names), "tar -xf FILE")
 
 
 def _tar_names(source: ByteSource) -> list[str]:
