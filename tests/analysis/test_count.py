@@ -127,6 +127,13 @@ def test_a_quantized_layout_is_not_passed_off_as_a_count() -> None:
     assert not any("quantized" in note for note in count_table(table(tensor("l.weight", (8,)))).notes)
 
 
+@pytest.mark.parametrize("names", [("l.centroids.weight", "l.indices"), ("l.dense_weights", "l.col_vals")])
+def test_layouts_that_hide_their_shapes_are_named(names: tuple[str, str]) -> None:
+    """VPTQ and SpQR keep no shape in the file: stored elements are counted, and that is said."""
+    (note,) = (note for note in count_table(table(*(tensor(name, (3,)) for name in names))).notes)
+    assert "counted as stored" in note
+
+
 def test_packed_weights_count_as_what_they_stand_for() -> None:
     """Values in the headline, words in ``stored`` and in the data types; scales nowhere."""
     found = Quantized("GPTQ", (64, 64), 4096, 4, ("l.scales",))

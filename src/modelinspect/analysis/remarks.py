@@ -14,11 +14,11 @@ MOST_NAMED = 5
 
 
 # Last name parts that only quantized layouts have: GPTQ and AWQ, bitsandbytes,
-# compressed-tensors, FP8 and MXFP4 checkpoints, HQQ, AQLM, VPTQ, SpQR.
+# compressed-tensors, FP8 and MXFP4 checkpoints, HQQ, SpQR.
 _QUANTIZED_LEAVES = frozenset(
     {
         "qweight", "qzeros", "absmax", "quant_map", "SCB", "weight_packed", "weight_scale",
-        "weight_scale_inv", "W_q", "codebooks", "centroids", "res_centroids", "dense_weights",
+        "weight_scale_inv", "W_q", "dense_weights",
     }
 )  # fmt: skip
 
@@ -27,7 +27,10 @@ def quantization_remarks(table: ParameterTable) -> tuple[str, ...]:
     """
     How much of a quantized model serves its weights, and what of it is not understood.
     """
-    unclear = _QUANTIZED_LEAVES.intersection(tensor.name.rpartition(".")[2] for tensor in table)
+    leaves = {tensor.name.rpartition(".")[2] for tensor in table}
+    unclear = _QUANTIZED_LEAVES & leaves
+    if "indices" in leaves and any(tensor.name.endswith(".centroids.weight") for tensor in table):
+        unclear |= {"centroids", "indices"}  # VPTQ
     totals = quantization(table)
     if totals and unclear:
         serving = {name for row in table if row.quantized is not None for name in row.quantized.beside}
