@@ -796,6 +796,29 @@ torch.save({"weight": torch.nn.Parameter(tensor)}, sys.argv[1])
     assert (row.shape, row.stride, row.class_name) == ((8, 3), (3, 1), "torch.distributed.tensor.DTensor")
     assert (row.kind, row.declared, row.requires_grad) == ("parameter", True, True)
     assert [(part.name, part.shape) for part in row.parts] == [("_local_tensor", (4, 3))]
+    assert row.placement == "Shard(dim=0)"
+
+
+def test_placements_of_distributed_tensors(tmp_path: Path) -> None:
+    """One for each axis of the mesh, as torch shows them."""
+    program = """
+import sys, torch, torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+mesh = init_device_mesh("cpu", (2, 2))
+tensors = {}
+for placements in ([Shard(1), Replicate()], [Replicate(), Replicate()], [Partial(), Shard(0)]):
+    tensor = DTensor.from_local(torch.zeros(4, 3), mesh, placements)
+    tensors[", ".join(map(repr, tensor.placements))] = tensor
+torch.save(tensors, sys.argv[1])
+"""
+    path = tmp_path / "x.pt"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(path)], check=True)
+    rows = list(read(path).table)
+    assert len(rows) == 3
+    assert [row.placement for row in rows] == [row.name for row in rows]
 
 
 def test_traced_modules(tmp_path: Path) -> None:

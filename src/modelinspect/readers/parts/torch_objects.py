@@ -190,7 +190,13 @@ class TensorReader:
         self.has_tensors = False
         """There are tensors beside arrays, so that these are no model's."""
         self._placed: dict[int, Storage] = {}
-        self._most = self._left = _FREE_WORK + nbytes
+        self._most = self._left = _FREE_WORK
+        self.know(globals_, nbytes)
+
+    def know(self, globals_: Iterable[Global], nbytes: int) -> None:
+        """Read calls of another pickle as well, of so many bytes."""
+        self._most += nbytes
+        self._left += nbytes
         for name in globals_:
             name.meaning = None if name.computed else _MAKERS.get(name.dotted) or _old_tensor_maker(name)
 
@@ -406,9 +412,10 @@ class TensorReader:
         """``_rebuild_wrapper_subclass(class, dtype, size, stride, offset, layout, device, grad)``."""
         _, dtype, size, stride, offset, _, _, flag = call.args
         state = call.states[-1] if call.states else None
+        fields = list(self._attributes(state))
         parts = [
             self._inner(symbol, label, how, depth + 1)
-            for label, symbol in self._attributes(state)
+            for label, symbol in fields
             if self.maker(symbol) is not None
         ]
         row = self._composite(name, self._dtype(dtype, name), _sizes(size), "wrapper", parts, how)
@@ -416,7 +423,9 @@ class TensorReader:
         offset = 0 if offset is None else offset
         if type(offset) is not int or not 0 <= offset < _MOST:
             raise ValueError
-        return row._replace(explicit_stride=_sizes(stride), storage_offset=offset, requires_grad=grad)
+        row = row._replace(explicit_stride=_sizes(stride), storage_offset=offset, requires_grad=grad)
+        spec = next((symbol for label, symbol in fields if label == "_spec"), None)
+        return row if spec is None else row._replace(placement=_placement(spec))
 
     def _jagged(self, call: Call, name: str, how: How, depth: int) -> TensorInfo:
         """``_rebuild_njt({"values": ..., "offsets": ..., "requires_grad": ...})``."""
@@ -607,6 +616,12 @@ def _signed(layout: str, args: Any) -> str:
             if value is True and type(key) is str and key in _SIGNS:
                 return _SIGNS[key]
     return layout
+
+
+def _placement(spec: Any) -> str:
+    from modelinspect.readers.parts.placements import placement_of
+
+    return placement_of(spec)
 
 
 def _func_name(call: Call) -> str:
