@@ -42,7 +42,7 @@ def examples() -> list[str]:
     return [
         line.removeprefix("$ ")
         for line in lines
-        if re.search(r"(^|\W)modelinspect (info|count|params|grads|transpl|compl)", line)
+        if re.search(r"(^|\W)modelinspect (info|count|params|bytes|grads|transpl|compl)", line)
     ]
 
 

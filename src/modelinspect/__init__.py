@@ -19,6 +19,7 @@ from modelinspect.display import install as _install_display
 if TYPE_CHECKING:
     from modelinspect.analysis.count import CountReport as CountReport
     from modelinspect.analysis.fit import FitReport as FitReport
+    from modelinspect.analysis.footprint import FootprintReport as FootprintReport
     from modelinspect.analysis.gradients import GradientsReport as GradientsReport
     from modelinspect.analysis.gradients import Thresholds as Thresholds
     from modelinspect.analysis.info import InfoReport as InfoReport
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from modelinspect.api import compare_runs as compare_runs
     from modelinspect.api import count as count
     from modelinspect.api import fit as fit
+    from modelinspect.api import footprint as footprint
     from modelinspect.api import grads as grads
     from modelinspect.api import info as info
     from modelinspect.api import load_definition as load_definition
@@ -54,6 +56,7 @@ _HOME = {
     "DType": "dtypes",
     "Definition": "live.definition",
     "FitReport": "analysis.fit",
+    "FootprintReport": "analysis.footprint",
     "GradientsReport": "analysis.gradients",
     "InfoReport": "analysis.info",
     "ModelInspectError": "errors",
@@ -66,6 +69,7 @@ _HOME = {
     "compare_runs": "api",
     "count": "api",
     "fit": "api",
+    "footprint": "api",
     "grads": "api",
     "lightning_callback": "live.adapters",
     "info": "api",
@@ -88,6 +92,7 @@ __all__ = [
     "DType",
     "Definition",
     "FitReport",
+    "FootprintReport",
     "GradientsReport",
     "InfoReport",
     "ModelInspectError",
@@ -101,6 +106,7 @@ __all__ = [
     "compare_runs",
     "count",
     "fit",
+    "footprint",
     "grads",
     "lightning_callback",
     "load_definition",

@@ -22,6 +22,7 @@ from modelinspect.tensors import Checkpoint, Kind, ParameterTable, TensorInfo
 if TYPE_CHECKING:
     from modelinspect.analysis.count import CountReport, Grouping
     from modelinspect.analysis.fit import FitReport
+    from modelinspect.analysis.footprint import FootprintReport
     from modelinspect.analysis.gradients import GradientsReport, NormOrder, Thresholds
     from modelinspect.analysis.info import InfoReport
     from modelinspect.analysis.listing import ParamsReport
@@ -35,6 +36,7 @@ __all__ = [
     "compare_runs",
     "count",
     "fit",
+    "footprint",
     "grads",
     "info",
     "load_definition",
@@ -347,6 +349,46 @@ def fit(definition: Inspectable, checkpoint: Inspectable, *, section: str | None
     report = compare(expected, found)
     said = holder.notes if isinstance(holder, Checkpoint) else ()
     return replace(report, notes=(*said, *expected.notes, *report.notes))
+
+
+def footprint(
+    what: str | os.PathLike[str] | Checkpoint,
+    *,
+    values: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    read_as: str | None = None,
+) -> FootprintReport:
+    """
+    Where did the bytes of a checkpoint's files go? To the byte, with what would make them fewer.
+
+    Args:
+        what: A target as on the command line, a path, or a checkpoint.
+        values: Read tensors of equal size, to tell which are stored twice.
+        progress: While values are read: told of the bytes done and of those in all.
+        read_as: Of a file: the format's name, instead of recognising it.
+
+    Returns:
+        Lines that add up to the size of the files; ``.waste`` is what nothing needs.
+
+    Raises:
+        UsageError: *what* is a definition, which has no file.
+        ModelInspectError: As :func:`open_checkpoint`.
+
+    Example:
+        >>> footprint("last.ckpt").remedies[0]  # doctest: +SKIP
+        Remedy(text='save without the optimizer', saves=9187328)
+    """
+    from modelinspect.analysis.footprint import footprint as of_checkpoint
+
+    if not isinstance(what, Checkpoint):
+        target = parse_target(os.fspath(what)) if isinstance(what, str) else None
+        if target is not None and target.kind == "definition":
+            raise UsageError(
+                f"{visible(target.text)} is a definition: it has no file whose bytes went somewhere",
+                hint=f"modelinspect count {visible(target.text)} --what bytes",
+            )
+        what = open_checkpoint(what if target is None else target.path, read_as=read_as)
+    return of_checkpoint(what, values=values, progress=progress)
 
 
 def grads(

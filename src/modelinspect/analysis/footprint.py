@@ -35,6 +35,8 @@ _GROUPS: dict[str, Group] = {
     "files": "contents", "header": "container", "alignment": "container",
     "slack": "waste", "unclaimed": "waste",
 }  # fmt: skip
+_WORDS, _WORD = 6, 40
+"""Names of settings beside a pickle's line, and characters of one."""
 _ORDER: tuple[Group, ...] = ("tensors", "contents", "container", "waste")
 
 
@@ -138,11 +140,11 @@ def footprint(
             drawn = map_file(source, checkpoint.format, spans_of(storages, source.size))
             read += source.bytes_read
         shares = partition(drawn, storages, whole.runs_left)
-        files.append(FileTotal(path, drawn.size, _by_group(_lines(claims, shares))))
+        files.append(FileTotal(path, drawn.size, _by_group(_lines(claims, shares, ""))))
         candidates += _candidates(drawn, storages, claims)
         whole.add(shares)
     found = find_duplicates(candidates, values, progress)
-    lines = _lines(claims, whole)
+    lines = _lines(claims, whole, _settings(checkpoint))
     nbytes = sum(file.nbytes for file in files)
     return FootprintReport(
         target=checkpoint.source,
@@ -173,7 +175,14 @@ def _candidates(drawn: FileMap, storages: Sequence[Held], claims: Claims) -> lis
     return found
 
 
-def _lines(claims: Claims, shares: Shares) -> tuple[FootprintLine, ...]:
+def _settings(checkpoint: Checkpoint) -> str:
+    """The first words of what the pickles hold beside tensors, as far as it was kept."""
+    words = list(dict.fromkeys(key.partition(".")[0] for key in checkpoint.metadata))
+    shown = [visible(word[:_WORD]) for word in words[:_WORDS]]
+    return ": " + ", ".join(shown) + (", …" if len(words) > len(shown) else "") if shown else ""
+
+
+def _lines(claims: Claims, shares: Shares, settings: str) -> tuple[FootprintLine, ...]:
     """All lines that have bytes, by group, the largest first."""
     several = len({section for _, section, _ in claims.lines}) > 1
     lines = []
@@ -185,6 +194,8 @@ def _lines(claims: Claims, shares: Shares) -> tuple[FootprintLine, ...]:
                 FootprintLine(group, kind, where, label, shares.lines[number], claims.tensors[number])
             )
     for (kind, label, remark), nbytes in shares.rest.items():
+        if kind == "objects" and remark:
+            remark += settings  # noqa: PLW2901
         lines.append(FootprintLine(_GROUPS[kind], kind, "", label, nbytes, 0, remark))
     return tuple(sorted(lines, key=lambda line: (_ORDER.index(line.group), -line.nbytes)))
 

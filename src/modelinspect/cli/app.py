@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("modelinspect.cli.info", "Say what a file is: format, sections, training, what it would run."),
     "count": ("modelinspect.cli.count", "Count parameters, buffers and bytes."),
     "params": ("modelinspect.cli.params", "List parameters: names, shapes, data types, ties."),
+    "bytes": ("modelinspect.cli.bytes", "Say where the bytes of a checkpoint went, and what is waste."),
     "scan": (
         "modelinspect.cli.scan",
         "Say what would run if a file were loaded, running none of it.",

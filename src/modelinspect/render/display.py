@@ -11,6 +11,7 @@ from typing import Any
 
 from modelinspect.analysis.count import CountReport
 from modelinspect.analysis.fit import FitReport
+from modelinspect.analysis.footprint import FootprintReport
 from modelinspect.analysis.gradients import GradientsReport
 from modelinspect.analysis.info import InfoReport, checkpoint_info
 from modelinspect.analysis.listing import ParamsReport, total
@@ -18,6 +19,7 @@ from modelinspect.analysis.runs import RunsReport
 from modelinspect.analysis.scan import ScanReport
 from modelinspect.render.folding import fold
 from modelinspect.render.sheet import Sheet
+from modelinspect.render.views.bytes import bytes_table
 from modelinspect.render.views.count import count_card
 from modelinspect.render.views.fit import fit_sheet
 from modelinspect.render.views.grads import grads_sheet, runs_sheet
@@ -55,6 +57,7 @@ _VIEWS: tuple[tuple[type, Callable[[Any], tuple[Sheet, ...]]], ...] = (
     (GradientsReport, lambda report: (grads_sheet(report),)),
     (RunsReport, lambda report: (runs_sheet(report),)),
     (ScanReport, scan_table),
+    (FootprintReport, bytes_table),
     (Plan, lambda report: (transplant_sheet(report, for_people=True),)),
     (InfoReport, lambda report: (info_card(report),)),
     (Checkpoint, lambda report: (info_card(checkpoint_info(report)),)),
