@@ -191,6 +191,8 @@ def _row(piece: Piece, assignment: Assignment, source: ParameterTable) -> Tensor
 
 def _without_bytes(row: TensorInfo, source: ParameterTable) -> str | None:
     """Why a row's bytes can't be taken from a file; None where they can."""
+    if row.dtype.block > 1:
+        return f"it is stored in blocks of {row.dtype}, and only plain tensors are written"
     if row.parts or row.layout not in _LAYOUTS or row.dtype.category == "quantized":
         return f"it is {row.layout}, and only plain tensors are written"
     if row.storage is None or row.device == "meta":
