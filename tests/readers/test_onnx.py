@@ -99,7 +99,7 @@ def test_weights_in_every_place(opened: Read) -> None:
             ],
             [weight("w", 2, 3), weight("bn.running_mean", 3), tensor("shape", [2], I64, bytes(16))],
             inputs=[value("x", F, ["batch", 3]), value("w", F, [2, 3])],
-            outputs=[value("y", F, [1])],
+            outputs=[value("y", F, [1]), value("z", F, [2**64 - 1]), value("f", F, ["floor(n/2)" * 20])],
             sparse=[part(1, weight("sp", 2)) + part(2, indices) + number(3, 5) + number(3, 6)],
         ),
         functions=[part(1, "f") + part(7, constant("of_f", 7))],
@@ -126,7 +126,7 @@ def test_weights_in_every_place(opened: Read) -> None:
         "producer": "maker 1.0",
         "operator sets": "ai.onnx 21, com.microsoft 1",
         "inputs": "x [batch, 3] float32",
-        "outputs": "y [1] float32",
+        "outputs": "y [1] float32, z [?] float32, f […] float32",
     }
     assert checkpoint.metadata == {"author": "me"}
     assert not any(t.declared for t in checkpoint.table)

@@ -43,6 +43,8 @@ MAX_FILES = 10_000
 MAX_PAIRS = 10_000
 """Of metadata, and of operator sets."""
 MAX_TEXT = 200
+MAX_DIMS = 80
+"""Characters of the shape of an input: a length may be a formula of several lines."""
 _SHOWN = 6
 _I63 = 1 << 63
 _STRING = 8
@@ -373,8 +375,14 @@ def _type(value: Message) -> str:
     shape = tensor.first("shape")
     if shape is None:
         return name
-    dims = [dim.first("name") or str(dim.first("length", "?")) for dim in shape.all("dim")]
-    return f"[{', '.join(dims)}] {name}"
+    dims = ", ".join(map(_dim, shape.all("dim")))
+    return f"[{dims if len(dims) <= MAX_DIMS else '…'}] {name}"
+
+
+def _dim(dim: Message) -> str:
+    name, length = dim.first("name"), dim.first("length")
+    # Some writers say -1 for what is not known.
+    return str(name or ("?" if length is None or length >= _I63 else length))
 
 
 # -- files beside ----------------------------------------------------------------------------
