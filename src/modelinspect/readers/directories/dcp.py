@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from modelinspect.errors import CheckpointError, DamagedFileError, TargetError, visible
 from modelinspect.readers.directories.named_files import check_number
 from modelinspect.readers.parts.chunks import chunked_row, span_of
-from modelinspect.readers.parts.dcp_archives import Archives, nested_at, places_back_to_back
+from modelinspect.readers.parts.dcp_archives import Archives, places_back_to_back
 from modelinspect.readers.parts.dcp_metadata import (
     KNOWN_GLOBALS,
     Chunk,
@@ -221,7 +221,7 @@ class _Reading:
         with open_local(path) as source:
             for number, place in enumerate(places_back_to_back(source, name, self.target)):
                 label = f"archive {number}"
-                nested = nested_at(source, place, label, self.target)
+                nested = self.archives.nested(source, place, label, self.target)
                 row = nested.tensor(label)
                 leaves[label] = (label,), nested.value if row is None else leaf(row)
                 self.found.globals.extend(nested.globals)
@@ -315,7 +315,7 @@ class _Reading:
             self.found.unread += 1
             return
         try:
-            nested = nested_at(source, job.place, job.name, f"{self.target} ({job.place.path})")
+            nested = self.archives.nested(source, job.place, job.name, f"{self.target} ({job.place.path})")
         except CheckpointError:
             self.found.unread += 1
             return

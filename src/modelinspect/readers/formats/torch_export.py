@@ -118,6 +118,8 @@ class _Reading:
         self.nested: dict[str, Nested] = {}
         self.globals: list[GlobalName] = []
         self.without_values = 0
+        self.reader = TensorReader(target, ())
+        self.walk: TensorWalk | None = None
         self.inputs: list[tuple[str, TensorInfo]] = []
         self.left = MAX_DOCUMENTS
 
@@ -172,10 +174,18 @@ class _Reading:
         found = self.nested.get(record.name)
         if found is None:
             where = f"{self.target}: {record.name}"
-            found = read_nested(self._inner(record), where, record.name)
+            found = read_nested(self._inner(record), where, record.name, self.reader)
             self.nested[record.name] = found
             self.globals.extend(found.globals)
         return found
+
+    def walked(self, nested: Nested) -> TensorWalk:
+        """What finds the tensors in a file of torch.save's; all of them share a budget."""
+        if self.walk is None:
+            self.walk = TensorWalk(self.reader, nested.pickle, self.target)
+        else:
+            self.walk.go_on(nested.pickle)
+        return self.walk
 
     def _inner(self, record: Record) -> ByteSource:
         if record.method == STORED:
@@ -271,8 +281,7 @@ class _Reading:
         """All weights, or all constants, in one file of torch.save's."""
         nested = self.saved(record)
         how = BARE if what == "weights" else How("other")
-        walk = TensorWalk(nested.reader, nested.pickle, self.target)
-        table = walk.table(nested.value, how, "")
+        table = self.walked(nested).table(nested.value, how, "")
         section.others.extend(table.others)
         for row in table:
             given = inputs.get(row.name)
@@ -305,8 +314,7 @@ class _Reading:
             return
         try:
             nested = self.saved(record)
-            walk = TensorWalk(nested.reader, nested.pickle, self.target)
-            rows = walk.table(nested.value, How("other"), _SAMPLES).tensors
+            rows = self.walked(nested).table(nested.value, How("other"), _SAMPLES).tensors
         except CheckpointError as error:
             self._unread(record, error)
             return

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from modelinspect.errors import DamagedFileError, visible
 from modelinspect.readers.parts.dcp_metadata import Place
 from modelinspect.readers.parts.nested_archive import Nested, read_nested
+from modelinspect.readers.parts.torch_objects import TensorReader
 from modelinspect.readers.parts.zip_directory import STORED, read_directory
 from modelinspect.readers.source import ByteSource, Window
 from modelinspect.tensors import TensorInfo
@@ -51,6 +52,7 @@ class Archives:
         self._moulds: dict[int, list[_Mould]] = {}
         self._rows: dict[tuple[str, int, int], TensorInfo] = {}
         self._left = MAX_READ
+        self.reader = TensorReader("", ())
 
     def tensor(self, source: ByteSource, place: Place, name: str, where: str) -> TensorInfo | None:
         """
@@ -80,8 +82,16 @@ class Archives:
         self._rows[key] = row
         return row
 
+    def nested(self, source: ByteSource, place: Place, name: str, where: str) -> Nested:
+        """The archive at a place, whatever it holds."""
+        if place.offset + place.length > source.size:
+            raise source.truncated(place.offset, place.length, visible(name[:200]))
+        self.reader.where = f"{where}: {name[:200]}"
+        window = Window(source, place.offset, place.length)
+        return read_nested(window, self.reader.where, f"byte {place.offset}", self.reader)
+
     def _thorough(self, source: ByteSource, place: Place, name: str, where: str) -> TensorInfo:
-        nested = nested_at(source, place, name, where)
+        nested = self.nested(source, place, name, where)
         row = nested.tensor(name)
         if row is None:
             raise DamagedFileError(
@@ -117,14 +127,6 @@ def _moved(source: ByteSource, place: Place, mould: _Mould) -> TensorInfo:
     assert storage is not None
     offset = place.offset + len(mould.head)
     return mould.row._replace(storage=storage._replace(file=source.path, offset=offset))
-
-
-def nested_at(source: ByteSource, place: Place, name: str, where: str) -> Nested:
-    """The archive at a place, whatever it holds."""
-    shown = f"{where}: {name[:200]}"
-    if place.offset + place.length > source.size:
-        raise source.truncated(place.offset, place.length, visible(name[:200]))
-    return read_nested(Window(source, place.offset, place.length), shown, f"byte {place.offset}")
 
 
 def _mould(source: ByteSource, place: Place, nested: Nested, row: TensorInfo) -> _Mould | None:

@@ -35,7 +35,7 @@ class Nested(NamedTuple):
         return None if maker is None else self.reader.read(maker, self.value, name, BARE)
 
 
-def read_nested(source: ByteSource, where: str, label: str) -> Nested:
+def read_nested(source: ByteSource, where: str, label: str, reader: TensorReader | None = None) -> Nested:
     """
     Read a torch zip archive; no tensor's bytes are touched.
 
@@ -43,6 +43,7 @@ def read_nested(source: ByteSource, where: str, label: str) -> Nested:
         source: The part of the file.
         where: Names it in errors.
         label: Stands before the keys of its storages: other parts have storages of the same key.
+        reader: That of a file's other parts, which share a budget.
 
     Raises:
         DamagedFileError: It is truncated, makes no sense or lacks a storage.
@@ -61,7 +62,9 @@ def read_nested(source: ByteSource, where: str, label: str) -> Nested:
     meanings = {id(before): after for before, after in zip(held.values(), labelled.values())}
     for pid in pickle.pids:
         pid.meaning = meanings.get(id(pid.meaning), pid.meaning)
-    reader = TensorReader(where, pickle.globals, pickle.end)
+    if reader is None:
+        reader = TensorReader(where, ())
+    reader.know(pickle.globals, pickle.end)
     names = global_names([pickle], source.path, f"{label}/{record.name}")
     said = (*twice, *notes, *archive.notes(), *directory.disagreements)
     return Nested(pickle.value, pickle, reader, directory, names, said)

@@ -48,15 +48,20 @@ class ScriptClass(NamedTuple):
 class ScriptClasses:
     """
     The classes of an archive, read file by file as they are asked for.
+
+    Args:
+        archive: The archive.
+        folder: Below its root, where the code is.
     """
 
-    def __init__(self, archive: TorchArchive) -> None:
+    def __init__(self, archive: TorchArchive, folder: str = "code") -> None:
         self.archive = archive
+        self._folder = folder
         self.notes: list[str] = []
         self._known: dict[str, ScriptClass] = {}
         self._read: set[str] = set()
         self._left = MAX_CODE_BYTES
-        prefix = archive.root + b"/code/"
+        prefix = archive.root + f"/{folder}/".encode()
         self.files = sum(
             name.startswith(prefix) and name.endswith(b".py") for name in archive.directory.names
         )
@@ -70,7 +75,7 @@ class ScriptClasses:
 
     def _read_file(self, module: str) -> None:
         directory = self.archive.directory
-        path = f"/code/{module.replace('.', '/')}.py"
+        path = f"/{self._folder}/{module.replace('.', '/')}.py"
         number = directory.find(self.archive.root + path.encode("utf-8", "surrogatepass"))
         if number is None:
             return

@@ -102,6 +102,14 @@ class TensorWalk:
         self.most_steps = self.steps_left = FREE_STEPS + STEPS_PER_BYTE * pickle.end
         self.most_names = FREE_NAMES + pickle.end // BYTES_PER_NAME
 
+    def go_on(self, pickle: Pickle) -> None:
+        """Walk another pickle with what is left of the same budget, and what its bytes add."""
+        self.barren.clear()
+        self.texts_in.clear()
+        self.most_steps += STEPS_PER_BYTE * pickle.end
+        self.steps_left += STEPS_PER_BYTE * pickle.end
+        self.most_names += pickle.end // BYTES_PER_NAME
+
     def is_tensor(self, symbol: Any) -> bool:
         """Is it a tensor itself?"""
         return self.reader.maker(symbol) is not None

@@ -197,6 +197,7 @@ class TensorReader:
         """Read calls of another pickle as well, of so many bytes."""
         self._most += nbytes
         self._left += nbytes
+        self._placed.clear()  # by identity, which may be had again
         for name in globals_:
             name.meaning = None if name.computed else _MAKERS.get(name.dotted) or _old_tensor_maker(name)
 
