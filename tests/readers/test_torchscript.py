@@ -224,6 +224,8 @@ HOSTILE = {
     "code that is a bomb": START + b'"a", ' * 4_000_000 + b"]\n",
     "names without end": b"class " + b"A" * 3_000_000,
     "lines without end": START + b'"' + b"\\" * 3_000_000,
+    "quotes without end": START + b'"' + b'\\"' * 3_000_000 + b"]\n",
+    "names of all kinds": START + b"".join(b'"%d", ' % n for n in range(1_000_000)) + b"]\n",
 }
 
 

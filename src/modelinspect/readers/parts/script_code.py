@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from codecs import escape_decode
+from itertools import islice
 from typing import Any, NamedTuple
 
 from modelinspect.errors import visible
@@ -30,10 +31,12 @@ __all__ = ["ScriptClass", "ScriptClasses", "as_modules"]
 MAX_CODE_BYTES = 1 << 26
 """Of all the code that is looked at."""
 MAX_FILES = 100_000
+MAX_NAMES = 500_000
+"""Of parameters and buffers of all classes."""
 
 _CLASS = re.compile(rb"^class (\S{1,512})\(Module\):\n((?:  __\w{1,80}__ = \[.*\]\n)*)", re.MULTILINE)
 _LIST = re.compile(rb"^  __(parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
-_NAME = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+_NAME = re.compile(rb'"((?:[^"\\]|\\.){0,512})"')
 _BOUND = "__torch__.torch.classes."
 """Classes of C++, whose state is a tuple: the packed weights of quantized modules."""
 
@@ -61,6 +64,7 @@ class ScriptClasses:
         self._known: dict[str, ScriptClass] = {}
         self._read: set[str] = set()
         self._left = MAX_CODE_BYTES
+        self._names_left = MAX_NAMES
         prefix = archive.root + f"/{folder}/".encode()
         self.files = sum(
             name.startswith(prefix) and name.endswith(b".py") for name in archive.directory.names
@@ -90,21 +94,22 @@ class ScriptClasses:
             return
         self._left -= record.size
         for match in _CLASS.finditer(directory.content(record, record.size)):
-            lists = {which: _names(names) for which, names in _LIST.findall(match[2])}
+            lists = {which: self._names(names) for which, names in _LIST.findall(match[2])}
             none: frozenset[str] = frozenset()
             found = ScriptClass(lists.get(b"parameters", none), lists.get(b"buffers", none))
             self._known[f"{module}.{match[1].decode('utf-8', 'replace')}"] = found
 
-
-def _names(line: bytes) -> frozenset[str]:
-    found = []
-    for raw in _NAME.findall(line):
-        try:
-            text = escape_decode(raw)[0] if b"\\" in raw else raw
-        except ValueError:
-            continue
-        found.append(text.decode("utf-8", "replace"))
-    return frozenset(found)
+    def _names(self, line: bytes) -> frozenset[str]:
+        found = []
+        for match in islice(_NAME.finditer(line), self._names_left):
+            raw = match[1]
+            try:
+                text = escape_decode(raw)[0] if b"\\" in raw else raw
+            except ValueError:
+                continue
+            found.append(text.decode("utf-8", "replace"))
+        self._names_left -= len(found)
+        return frozenset(found)
 
 
 def as_modules(pickle: Pickle, classes: ScriptClasses) -> None:

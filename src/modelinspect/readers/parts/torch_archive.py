@@ -93,8 +93,8 @@ class TorchArchive:
         if self.has("byteorder"):
             facts["byte order"] = self.byteorder
         root = self.root.decode("utf-8", "backslashreplace")
-        stem = self.directory.source.path.rpartition("/")[2].rpartition(".")[0]
-        if root not in (stem, "archive"):
+        file = self.directory.source.path.rpartition("/")[2]
+        if root not in (file, file.rpartition(".")[0], "archive"):
             facts["root"] = visible(root[:_MAX_TEXT])
         for name, title in (
             (".storage_alignment", "storage alignment"),
