@@ -22,6 +22,7 @@ import pytest
 import torch
 from gguf_bytes import STRING, Gguf, Tensor
 from safetensors.torch import save_file
+from torch.package.package_exporter import PackageExporter
 
 from modelinspect.dtypes import BY_GGML, BY_ONNX
 from modelinspect.errors import DamagedFileError, ModelInspectError, UnrecognisedFileError
@@ -56,9 +57,16 @@ def plain(tensors: StateDict, path: Path) -> None:
     path.write_bytes(pickle.dumps(tensors, protocol=4))
 
 
-def script(tensors: StateDict, path: Path) -> None:
-    """A TorchScript module whose buffers they are."""
-    root = torch.nn.Module()
+class Tree(torch.nn.Module):
+    """Modules whose buffers are given; it does nothing else."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What torch.export asks for."""
+        return x + 1
+
+
+def module_of(tensors: StateDict, root: torch.nn.Module) -> torch.nn.Module:
+    """The tensors as buffers of a tree of modules."""
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
         module = root
@@ -67,9 +75,26 @@ def script(tensors: StateDict, path: Path) -> None:
                 module.add_module(part, torch.nn.Module())
             module = module.get_submodule(part)
         module.register_buffer(leaf, tensor)
+    return root
+
+
+def script(tensors: StateDict, path: Path) -> None:
+    """A TorchScript module whose buffers they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(root), path)
+        torch.jit.save(torch.jit.script(module_of(tensors, torch.nn.Module())), path)
+
+
+def exported(tensors: StateDict, path: Path) -> None:
+    """An exported program of a module whose buffers they are."""
+    torch.export.save(torch.export.export(module_of(tensors, Tree()), (torch.ones(2),)), path)
+
+
+def package(tensors: StateDict, path: Path) -> None:
+    """One pickle of a torch.package archive."""
+    with warnings.catch_warnings(), PackageExporter(str(path)) as exporter:
+        warnings.simplefilter("ignore", UserWarning)  # it reaches for TypedStorage itself
+        exporter.save_pickle("model", "tensors.pkl", tensors)
 
 
 def raw(tensor: torch.Tensor) -> bytes:
@@ -146,6 +171,8 @@ WRITERS: dict[str, Writer] = {
     "npy": Writer(".npy", one_array, lacks=tuple(name for name in small() if name != "tensor")),
     "npz": Writer(".npz", arrays, lacks=("block.0.bias", "tiny")),
     "torchscript": Writer(".jit", script, step=7),
+    "torch-export": Writer(".pt2", exported, overhead=16_000, step=61),
+    "torch-package": Writer(".pt", package, step=7),
 }
 
 

@@ -51,10 +51,26 @@ class TorchArchive:
     def __init__(self, directory: ZipDirectory, target: str) -> None:
         self.directory = directory
         self.target = target
+        self._check_beginning()
         self.root = directory.root
         self.byteorder = self._byteorder()
         self.version = self._version()
         """As its record has it; empty where there is none."""
+
+    def _check_beginning(self) -> None:
+        """
+        What begins with records of another archive is the rest of one with archives inside, or several
+        one behind the other. torch refuses both.
+        """
+        first = min(self.directory.headers, default=0)
+        if first and self.directory.source.read_upto(0, 4) == b"PK\3\4":
+            raise DamagedFileError(
+                f"{visible(self.target)} is truncated or damaged",
+                details=(
+                    f"{first:,} bytes of another zip archive stand before the one whose directory is there",
+                ),
+                hint="compare its size with the original; a download may have stopped early",
+            )
 
     def has(self, name: str) -> bool:
         """Is there a record of that name below the root?"""
