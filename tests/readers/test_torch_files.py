@@ -829,3 +829,58 @@ def test_traced_modules(tmp_path: Path) -> None:
     assert {row.name for row in table} == set(net.state_dict())
     assert table.modules["0"] == "Linear"
     assert table["1.running_mean"].kind == "buffer"
+
+
+# -- generations of the archive --------------------------------------------------------------
+
+
+def rewritten(path: Path, *, without: tuple[str, ...], root: str, deflate: bool = False) -> Path:
+    """The same archive without some of its small records, in another folder, or compressed."""
+    other = path.with_name("other.pt")
+    method = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w", method) as new:
+        for name in old.namelist():
+            inner = name.partition("/")[2]
+            if inner not in without:
+                new.writestr(f"{root}/{inner}", old.read(name))
+    return other
+
+
+SINCE_2_7 = (".format_version", ".storage_alignment")
+SINCE_2_1 = ("byteorder", ".data/serialization_id")
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+def test_generations_of_the_archive(deflate: bool, tmp_path: Path) -> None:
+    """Records that came with a version of torch tell who wrote the file; all of them read the same."""
+    value = {"w": torch.arange(6.0), 1: [torch.ones(2, dtype=torch.int16)]}
+    path = torch_truth.save(value, tmp_path / "net.pt")
+    for without, writer in (
+        ((), "torch 2.7 or later"),
+        (SINCE_2_7, "torch 2.1 or later"),
+        (SINCE_2_7 + SINCE_2_1, "torch before 2.1"),
+    ):
+        other = rewritten(path, without=without, root="some folder", deflate=deflate)
+        checkpoint = read(other)
+        torch_truth.assert_equal(checkpoint, torch_truth.loaded(other))
+        assert checkpoint.version == "3"
+        assert checkpoint.facts["written by"] == writer
+        assert checkpoint.facts["root"] == "some folder"
+        assert checkpoint.facts.get("byte order") == (None if "byteorder" in without else "little")
+        assert checkpoint.facts["pickle protocol"] == "2"
+
+
+@pytest.mark.parametrize("root", ["a b", "x.y.z", "模型", "ünï"])
+def test_roots_of_the_archive(root: str, tmp_path: Path) -> None:
+    """The folder is the file's name without its suffix, whatever that is; then it is not worth a word."""
+    path = torch_truth.save({"w": torch.zeros(2)}, tmp_path / f"{root}.pt")
+    torch_truth.assert_equal(read(path), torch_truth.loaded(path))
+    assert "root" not in read(path).facts
+    assert read(path).facts["storage alignment"] == "64"
+
+
+def test_what_a_legacy_file_says_of_itself(tmp_path: Path) -> None:
+    """Its layout's version and the machine that it was saved on."""
+    checkpoint = read(torch_truth.save({"w": torch.zeros(2)}, tmp_path / "x.pth", legacy=True))
+    assert checkpoint.version == "1001"
+    assert checkpoint.facts["saved on"] == f"a {sys.byteorder}-endian machine"
