@@ -63,7 +63,9 @@ class TorchArchive:
         one behind the other. torch refuses both.
         """
         first = min(self.directory.headers, default=0)
-        if first and self.directory.source.read_upto(0, 4) == b"PK\3\4":
+        head = self.directory.source.read_upto(0, 30) if first else b""
+        # A local header: its compression is one that zip archives know.
+        if len(head) == 30 and head[:4] == b"PK\3\4" and head[8:10] in (b"\0\0", b"\x08\0"):
             raise DamagedFileError(
                 f"{visible(self.target)} is truncated or damaged",
                 details=(
