@@ -12,6 +12,9 @@ TESTS ?= tests
 PYTEST_ARGS ?= -n 2
 PEERS ?=
 BENCH_ARGS ?=
+SECONDS ?= 60
+FUZZ ?= pickle torch_pickle zip safetensors gguf torch_zip torch_legacy torch_tar torchscript torch_export \
+  torch_package plain_pickle npy npz onnx
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,13 +40,14 @@ RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 LINT_TOOLS := $(VENV)/.lint-tools
+FUZZ_TOOLS := $(VENV)/.fuzz-tools
 
 # The tests are of the installed wheel, whatever the shell points Python to.
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench bench-transplant wheel clean weights
+.PHONY: help demo test lint bench bench-transplant fuzz wheel clean weights
 
 run = echo "\$$ modelinspect $(1)"; $(BIN)/modelinspect $(1)
 
@@ -53,6 +57,7 @@ help:
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  measure against the budgets, as ratios to peers in one run"
 	@echo "make bench-transplant  count the tensors matched in pairs of real models, by us and by others"
+	@echo "make fuzz   feed the parsers with what coverage suggests: SECONDS each (60), FUZZ=\"zip gguf\" for some of them"
 	@echo "make wheel  build $(WHEEL)"
 	@echo "make clean  remove .venv, .cache, dist and caches"
 
@@ -104,6 +109,13 @@ bench: $(TEST_TOOLS) $(INSTALLED)
 
 bench-transplant: $(PEERS_INSTALLED)
 	@$(BENCH_BIN)/python -m benchmarks.transplant $(BENCH_ARGS)
+
+# Stops at the first input that raises, hangs or grows; it is then a file under .cache/fuzz/TARGET.
+fuzz: $(FUZZ_TOOLS)
+	@for target in $(FUZZ); do \
+	  echo "==> $$target, $(SECONDS) s"; \
+	  $(BIN)/python tests/fuzz/fuzz.py $$target --seconds $(SECONDS) 2>&1 | grep -v INSTRUMENT | grep -vi '^INFO: Instrumenting' || exit 1; \
+	done
 
 wheel: $(WHEEL)
 
@@ -157,6 +169,11 @@ $(BENCH_VENV)/.peers: $(WHEEL) | $(BENCH_BIN)/python
 $(BENCH_VENV)/.peers-all: $(BENCH_VENV)/.peers benchmarks/pairs/requirements.txt
 	@echo "==> downloading the libraries of the pairs: transformers, timm, torchvision, diffusers and others"
 	@$(BENCH_INSTALL) $(WHEEL) -r benchmarks/pairs/requirements.txt
+	@touch $@
+
+$(FUZZ_TOOLS): $(TEST_TOOLS)
+	@echo "==> downloading atheris, which fuzzes"
+	@$(INSTALL) "$(WHEEL)[fuzz]"
 	@touch $@
 
 # mypy reads torch's types, so the checks need what the package needs.

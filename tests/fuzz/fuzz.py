@@ -1,5 +1,5 @@
 """
-Fuzzing guided by coverage: ``python tests/fuzz/fuzz.py TARGET [--seconds N]``.
+Fuzzing guided by coverage: ``make fuzz``, or ``python tests/fuzz/fuzz.py TARGET [--seconds N]``.
 
 Runs one parser of ``fuzz_targets`` on inputs that libFuzzer makes of the corpus, until the time is over
 or something other than an error of ours is raised, takes more than five seconds or more than 300 MB. What
@@ -23,8 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target")
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("target", help="a name in fuzz_targets.TARGETS")
+    parser.add_argument("--seconds", type=int, default=60, help="how long")
     parser.add_argument("--max-len", type=int, default=4096, help="bytes of an input")
     asked = parser.parse_args()
     import atheris
@@ -35,9 +35,9 @@ def main() -> None:
         if asked.target not in fuzz_targets.TARGETS:
             parser.error(f"targets: {', '.join(fuzz_targets.TARGETS)}")
         fuzz_targets.run(asked.target, b"")
-    import seeds
+    import fuzz_seeds
 
-    seeds.write(CACHE / "seeds")
+    fuzz_seeds.write(CACHE / "seeds")
     found = CACHE / asked.target
     found.mkdir(parents=True, exist_ok=True)
     kept = ROOT / "tests" / "fuzz" / "corpus" / asked.target

@@ -9,9 +9,10 @@ import hashlib
 import io
 import pickle
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,26 @@ class _Small(torch.nn.Module):
 
 
 def _modules() -> Iterator[tuple[str, bytes]]:
-    stream = io.BytesIO()
-    torch.jit.save(torch.jit.trace(_Small(), torch.zeros(1, 2)), stream)
-    yield "torchscript", stream.getvalue()
-    stream = io.BytesIO()
-    torch.export.save(torch.export.export(_Small(), (torch.zeros(1, 2),)), stream)
-    yield "torch_export", stream.getvalue()
+    given = (torch.zeros(1, 2),)
+    writers: dict[str, Callable[[io.BytesIO], None]] = {
+        "torchscript": lambda stream: torch.jit.save(torch.jit.trace(_Small(), given), stream),
+        "torch_export": lambda stream: torch.export.save(torch.export.export(_Small(), given), stream),
+        "torch_package": _packaged,
+    }
+    for target, write_to in writers.items():
+        stream = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit and torch.package are deprecated
+            write_to(stream)
+        yield target, stream.getvalue()
+
+
+def _packaged(stream: io.BytesIO) -> None:
+    from torch.package import PackageExporter
+
+    with PackageExporter(stream) as exporter:
+        exporter.extern("**")
+        exporter.save_pickle("weights", "model.pkl", {"w": torch.zeros(2, 3), "b": torch.ones(2)})
 
 
 def gguf() -> bytes:
