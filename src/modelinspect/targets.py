@@ -92,15 +92,12 @@ def parse_target(text: str) -> Target:
 
     Raises:
         TargetError: It names neither a file nor a definition, its arguments are no
-            literals, or it is read over the network or from standard input.
+            literals, or it is read over the network.
     """
     if not text.strip():
         raise TargetError("the target is empty", details=(_SPELLINGS,))
-    if text == "-":
-        raise TargetError(
-            "this version does not read a checkpoint from standard input",
-            hint="save it to a file and name that; a file that is called - is ./-",
-        )
+    if text == "-":  # a file that is called so is ./-
+        return Target(text, "checkpoint", path=text)
     if os.path.lexists(text):
         if text.endswith(".py") and not os.path.isdir(text):
             return Target(text, "definition", path=text, scheme="file")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from modelinspect.errors import (
     CheckpointError,
+    ModelInspectError,
     UnrecognisedFileError,
     UsageError,
     visible,
@@ -161,7 +163,7 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
     Read the headers of a checkpoint: a file, a sharded index or a directory.
 
     Args:
-        path: What to open.
+        path: What to open; ``-`` is standard input. A pipe is read to its end first.
         target: How the user spelt it; shown in reports and errors.
         read_as: A format's name; skips recognition.
 
@@ -170,6 +172,8 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
         CheckpointError: It cannot be read; the class and message say why.
     """
     target = path if target is None else target
+    if is_stream(path):
+        return _open_stream(path, target, read_as)
     with no_collector():
         if os.path.isdir(path):
             return settled(_directories("folder").read_directory(path, target))
@@ -178,6 +182,41 @@ def open_checkpoint(path: str, target: str | None = None, read_as: str | None = 
         if path.endswith(".distcp") and read_as is None:
             return settled(_directories("dcp").read_alone(path, target))
         return settled(open_file(path, target, read_as))
+
+
+def _open_stream(path: str, target: str, read_as: str | None) -> Checkpoint:
+    from modelinspect.readers.parts.stream import as_file
+
+    copy = as_file(path, None if read_as else why_not)
+    try:
+        return open_checkpoint(copy, target, read_as)
+    except ModelInspectError as error:
+        # What speaks of the file means the stream.
+        shown = "standard input" if path == "-" else visible(target)
+        error.message = error.message.replace(copy, shown)
+        error.details = tuple(line.replace(copy, shown) for line in error.details)
+        raise
+
+
+def is_stream(path: str) -> bool:
+    """Standard input, or a pipe?"""
+    if path == "-":
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def why_not(head: bytes) -> str | None:
+    """Why a stream that begins so can't be a checkpoint; None where it may be one."""
+    known = _known(head)
+    if known is not None:
+        return f"it is {known[0]}" + (f": {known[1]}" if known[1] else "")
+    # Of a stream the length is not known: as if there was enough.
+    if any(row.objection(head, 1 << 62) is None for row in FORMATS):
+        return None
+    return f"first bytes: {head[:8].hex(' ') or 'none'}"
 
 
 def open_file(path: str, target: str, read_as: str | None = None) -> Checkpoint:
