@@ -13,7 +13,7 @@ PYTEST_ARGS ?= -n 2
 PEERS ?=
 BENCH_ARGS ?=
 SECONDS ?= 60
-FUZZ ?= pickle torch_pickle zip safetensors gguf torch_zip torch_legacy torch_tar torchscript torch_export \
+FUZZ ?= pickle torch_pickle zip safetensors gguf scan torch_zip torch_legacy torch_tar torchscript torch_export \
   torch_package plain_pickle npy npz onnx
 
 VENV := .venv

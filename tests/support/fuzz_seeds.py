@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import old_tar
+import onnx_bytes
 import torch
 from safetensors.torch import save
 
@@ -32,7 +34,13 @@ def write(folder: Path) -> None:
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:
-    """Name of the target and the bytes."""
+    """Name of the target and the bytes; everything is also something to scan."""
+    for target, data in _seeds():
+        yield target, data
+        yield "scan", data
+
+
+def _seeds() -> Iterator[tuple[str, bytes]]:
     yield from _torch_files()
     yield from _pickles()
     yield from _arrays()
@@ -40,6 +48,8 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "safetensors", save({"w": torch.zeros(2, 3), "b": torch.ones(2)}, metadata={"a": "b"})
     yield "safetensors", save({"f": torch.zeros(2, dtype=torch.float8_e5m2), "e": torch.zeros(0)})
     yield "gguf", gguf()
+    yield "torch_tar", old_tar.archive(old_tar.members_of({"w": torch.zeros(2, 3), "t": torch.ones(4)[1:]}))
+    yield "onnx", onnx()
 
 
 def _saved(value: Any, **options: Any) -> bytes:
@@ -133,6 +143,18 @@ def _packaged(stream: io.BytesIO) -> None:
     with PackageExporter(stream) as exporter:
         exporter.extern("**")
         exporter.save_pickle("weights", "model.pkl", {"w": torch.zeros(2, 3), "b": torch.ones(2)})
+
+
+def onnx() -> bytes:
+    """Weights in initializers, a Constant, the body of an If, and external data."""
+    w, m = onnx_bytes.tensor("w", (2, 3), 1, bytes(24)), onnx_bytes.tensor("m", (2,), 7, bytes(16))
+    far = onnx_bytes.tensor("far", (2,), 1, external={"location": "beside.bin", "offset": "0", "length": "8"})
+    given = onnx_bytes.attribute("value", value=onnx_bytes.tensor("c", (2,), 10, bytes(4)))
+    body = onnx_bytes.graph([onnx_bytes.node("Constant", [], ["d"], [given])], [m])
+    branch = onnx_bytes.node("If", ["x"], ["z"], [onnx_bytes.attribute("then_branch", graph=body)])
+    constant = onnx_bytes.node("Constant", [], ["y"], [given], name="n")
+    inputs = [onnx_bytes.value("x", 1, ["batch", 3])]
+    return onnx_bytes.model(onnx_bytes.graph([constant, branch], [w, m, far], inputs=inputs))
 
 
 def gguf() -> bytes:

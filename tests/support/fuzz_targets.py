@@ -64,6 +64,13 @@ def _format(name: str, data: bytes) -> None:
         _ = table.tied_to, [(row.nbytes, row.extent, row.stride) for row in table]
 
 
+def _scan(data: bytes) -> None:
+    """What a scan looks for in any file."""
+    from modelinspect.readers.scanning.scanner import scan_source
+
+    scan_source(InMemory(data), "fuzzed")
+
+
 _FORMATS = (
     "safetensors", "torch_zip", "torch_legacy", "torchscript", "torch_export", "torch_package", "torch_tar",
     "plain_pickle", "gguf", "npy", "npz", "onnx",
@@ -73,6 +80,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "pickle": _pickle,
     "torch_pickle": _torch_pickle,
     "zip": _zip,
+    "scan": _scan,
     **{name: partial(_format, name) for name in _FORMATS},
 }
 """Name to function; the folders of the corpus have the same names."""
