@@ -138,7 +138,7 @@ def _modules() -> Iterator[tuple[str, bytes]]:
 
 
 def _packaged(stream: io.BytesIO) -> None:
-    from torch.package import PackageExporter
+    from torch.package.package_exporter import PackageExporter
 
     with PackageExporter(stream) as exporter:
         exporter.extern("**")
