@@ -278,7 +278,7 @@ def _classes(table: ParameterTable) -> dict[str, int]:
 # a report starts in a few milliseconds.
 _MARKS = (
     "lora", "dora", "ia3_", "hada_", "lokr_", "vera_", "oft_", "hra_", "fourierft_", "ln_tuning_",
-    "prompt_embeddings", "adaption_", "ranknum",
+    "prompt_embeddings", "adaption_", "ranknum", "bone_block", "miss_block",
 )  # fmt: skip
 
 
