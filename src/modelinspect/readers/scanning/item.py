@@ -62,7 +62,7 @@ class Scan:
     names: list[NamedGlobal] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     waiting: deque[Item] = field(default_factory=deque)
-    _unseen: int = 0
+    has_more_names: bool = False
 
     def push(self, item: Item) -> None:
         """Look into it later."""
@@ -134,3 +134,5 @@ class Scan:
         """Keep a name."""
         if len(self.names) < _MAX_NAMES:
             self.names.append(found)
+        else:
+            self.has_more_names = True

@@ -35,6 +35,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\xce\xfa\xed\xfe", "program"),
     (b"version https://git-lfs", "Git LFS pointer"),
 )
+_ANY_START = tuple(start for start, _ in _STARTS)
 # A zlib stream begins with the method and a check bit pattern (RFC 1950): joblib writes those.
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 # Opcodes that a pickle of protocol 0 or 1 can begin with: they push something.
@@ -49,9 +50,9 @@ def kind_of(head: bytes, size: int) -> str:
         head: The first :data:`HEAD_BYTES`, or fewer.
         size: Bytes in all.
     """
-    for start, kind in _STARTS:
-        if head.startswith(start):
-            return "" if kind == "program" and not _is_program(head, size) else kind
+    if head.startswith(_ANY_START):
+        kind = next(kind for start, kind in _STARTS if head.startswith(start))
+        return "" if kind == "program" and not _is_program(head, size) else kind
     if head[:2] in _ZLIB:
         return "zlib"
     if is_tar(head):

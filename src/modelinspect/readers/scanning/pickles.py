@@ -13,6 +13,7 @@ from modelinspect.errors import CheckpointError, LimitError, visible
 from modelinspect.readers.parts.pickle_machine import Feed, read_as_far
 from modelinspect.readers.parts.pickle_symbols import Blob, Call, Extension, Global, PersistentId, Pickle
 from modelinspect.readers.parts.torch_objects import TensorReader
+from modelinspect.readers.scanning.budget import TooLongError
 from modelinspect.readers.scanning.frames import check_frames
 from modelinspect.readers.scanning.hazards import check_hazards
 from modelinspect.readers.scanning.inline_arrays import InlineArrays
@@ -44,8 +45,13 @@ _OF_LEGACY = 5
 def read_one(scan: Scan, item: Item, begin: int) -> tuple[Pickle, CheckpointError | None]:
     """One pickle as far as it makes sense."""
     source = item.source
+
+    def fetch(at: int, n: int) -> bytes:
+        scan.budget.spend(n)
+        return source.read(at, n, "a pickle")
+
     feed = Feed(
-        lambda at, n: source.read(at, n, "a pickle"),
+        fetch,
         source.size,
         item.record,
         eager=False,
@@ -94,9 +100,6 @@ def look_at_pickles(scan: Scan, item: Item) -> bool:
             if number:
                 _what_follows(scan, item, at)
             return number > 0
-        if not scan.budget.take(pickle.end - at):
-            scan.find(item, "not-looked-into", "more pickles than are read of a file of this size", at)
-            return True
         if number and alone:
             scan.find(item, "trailing-pickle", "another pickle follows the one that is loaded", at)
         examine(scan, item, pickle, at, error)
@@ -164,6 +167,7 @@ class _Examined:
         self._sort()
 
     def _sort(self) -> None:
+        roots: dict[int, Any] = {}
         understood = {name for name, group in self.groups.items() if group == "understood"}
         for call in self.pickle.calls:
             func = call.func
@@ -172,7 +176,8 @@ class _Examined:
                 if hidden is not None:
                     self.by_name.setdefault(hidden.func, []).append(hidden)
                 continue
-            root = root_of(call)
+            root = roots[id(func)] if id(func) in roots else root_of(call)
+            roots[id(call)] = root
             if type(root) is PersistentId:
                 root = _class_in(root)
             if type(root) is Global and root not in understood:
@@ -244,10 +249,12 @@ class _Examined:
 
     def broken(self, error: CheckpointError) -> None:
         """A pickle that does not reach its end: a loader runs it up to there all the same."""
-        before = any(group != "understood" for group in self.groups.values())
+        foreign = any(group != "understood" for group in self.groups.values())
+        before = foreign or bool(self.of_results)
         reason = error.details[0] if error.details else error.message
         said = "what stands before is run" if before else "nothing that is not understood stands before"
         rule = "exhausts" if isinstance(error, LimitError) else "pickle-broken"
+        rule = "not-looked-into" if isinstance(error, TooLongError) else rule
         self.find(rule, f"{reason}; {said}", self.pickle.end)
 
     def _look_into_arguments(self, calls: Sequence[Call]) -> None:

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from modelinspect.errors import CheckpointError
 from modelinspect.readers.parts.zip_directory import DEFLATED, STORED, Record, ZipDirectory
-from modelinspect.readers.scanning.budget import MAX_HELD, MAX_RATIO
+from modelinspect.readers.scanning.budget import MAX_HELD, MAX_RATIO, TooLongError
 from modelinspect.readers.scanning.item import Item, Scan
 from modelinspect.readers.scanning.parts import Held, Opened, Part, unpack
 from modelinspect.readers.source import ByteSource
@@ -69,9 +69,13 @@ def check_sum(scan: Scan, item: Item, source: ByteSource, expected: int) -> None
     size = min(source.size, _MAX_CHECKED)
     try:
         while at < size:
+            scan.budget.spend(min(_PIECE, size - at))
             piece = source.read(at, min(_PIECE, size - at), "a record")
             found = crc32(piece, found)
             at += len(piece)
+    except TooLongError as error:
+        scan.find(item, "not-looked-into", error.details[0])
+        return
     except CheckpointError as error:
         scan.find(item, "zip-damaged", error.details[0] if error.details else error.message)
         return

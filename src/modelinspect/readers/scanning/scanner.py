@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from modelinspect.errors import CheckpointError
-from modelinspect.readers.scanning.budget import Budget
+from modelinspect.readers.scanning.budget import Budget, TooLongError
 from modelinspect.readers.scanning.item import Item, Scan
 from modelinspect.readers.scanning.kinds import HEAD_BYTES, PICKLE_SUFFIXES, is_text, kind_of, may_be_pickle
 from modelinspect.readers.scanning.parts import Part
@@ -50,10 +50,17 @@ def scan_source(source: ByteSource, name: str, record: str = "") -> Scan:
     scan.push(Item(source, record, is_pickle=name.lower().endswith(PICKLE_SUFFIXES)))
     while scan.waiting:
         item = scan.waiting.popleft()
-        if not scan.budget.take(0):
-            scan.find(item, "not-looked-into", "more records than are looked into of a file of this size")
+        try:
+            if not scan.budget.take(0):
+                raise TooLongError("too many records", details=("more records than are looked into",))
+            scan.budget.spend(HEAD_BYTES)
+            look(scan, item)
+        except TooLongError as error:
+            scan.find(item, "not-looked-into", error.details[0])
             break
-        look(scan, item)
+    if scan.has_more_names:
+        text = f"more than {len(scan.names):,} names; the rest is not listed"
+        scan.find(Item(source, record), "more", text)
     return scan
 
 
@@ -61,6 +68,8 @@ def look(scan: Scan, item: Item) -> None:
     """Look into one thing."""
     try:
         _look(scan, item)
+    except TooLongError:
+        raise
     except CheckpointError as error:
         reason = error.details[0] if error.details else error.message
         scan.find(item, "header", f"it can't be read to its end: {reason}")

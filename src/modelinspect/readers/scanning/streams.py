@@ -36,6 +36,7 @@ def look_at_zlib(scan: Scan, item: Item) -> None:
 def _look(scan: Scan, item: Item, method: str) -> None:
     source = item.source
     size = source.size - item.begin
+    scan.budget.spend(min(size, MAX_HELD))
     if not scan.budget.take(min(MAX_HELD, MAX_RATIO * size)):
         scan.find(item, "not-looked-into", "more is compressed than is unpacked of a file of this size")
         return

@@ -22,6 +22,8 @@ __all__ = ["MAX_CHARACTERS", "call_text", "root_of", "short_name"]
 
 MAX_CHARACTERS = 200
 _MAX_DEPTH = 6
+_MAX_CHAINED = 3
+"""Calls of what a call returned that are written out."""
 _MAX_ITEMS = 8
 _MAX_NAME = 100
 _MAX_TEXT = 120
@@ -78,6 +80,9 @@ class _Writer:
         return text
 
     def _call(self, call: Call, depth: int) -> str:
+        if type(call.func) is Call and depth > _MAX_CHAINED:
+            root = root_of(call)
+            return f"{short_name(root) if type(root) is Global else ''}(…)…"
         func = self.text(call.func, depth + 1)
         args = call.args if type(call.args) is tuple else (call.args,)
         shown = [self.text(arg, depth + 1) for arg in args[:_MAX_ITEMS]]
