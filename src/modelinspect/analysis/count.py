@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from modelinspect.analysis.quantization import QuantizationTotal, quantization
+from modelinspect.analysis.reach import reached
 from modelinspect.analysis.remarks import quantization_remarks, unregistered_remarks
 from modelinspect.display import Displayed
 from modelinspect.dtypes import DType
@@ -396,14 +397,7 @@ def _slack(table: ParameterTable, storages: Iterable[Storage]) -> str | None:
     """Views of larger storages: the bytes that no tensor of the table uses."""
     held = sum(storage.nbytes for storage in storages)
     used = 0
-    reached: dict[Storage, list[tuple[int, int]]] = {}
-    for tensor in table:
-        pending = [tensor, *tensor.parts]
-        for part in pending:
-            if part.storage is not None:
-                first, length = part.span
-                reached.setdefault(part.storage, []).append((first, first + length))
-    for spans in reached.values():
+    for spans in reached(table).values():
         end = 0
         for first, last in sorted(spans):
             used += max(0, last - max(first, end))

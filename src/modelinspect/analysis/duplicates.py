@@ -20,6 +20,8 @@ __all__ = ["Candidate", "Duplicate", "Duplicates", "find_duplicates", "repeated_
 
 LEAST = 64
 """Bytes of a storage from which it is looked at."""
+MAX_FILLS = 2_000
+"""Groups, the most wasteful first, that are told apart by what fills them."""
 _PIECE = 1 << 20
 _FIRST = 4096
 """Bytes that are read of every candidate; the rest only of those that begin alike."""
@@ -42,7 +44,7 @@ class Duplicate(NamedTuple):
     """``checksum``: their CRC-32 in the archive and their sizes are equal."""
     fill: str = ""
     """``zeros`` or ``ones`` where that is all they hold; ``unknown`` where the checksum is of
-    more than their bytes."""
+    more than their bytes, or there are too many groups to tell."""
 
 
 class Candidate(NamedTuple):
@@ -86,23 +88,26 @@ def find_duplicates(
     large = [one for one in candidates if one.storage.nbytes >= LEAST]
     if values:
         with StorageReader() as reader:
-            groups = _equal_by_values(large, reader, progress)
-            return Duplicates(_sorted(groups), "", reader.bytes_read)
+            equal = _equal_by_values(large, reader, progress)
+            return Duplicates(_described(equal, "values"), "", reader.bytes_read)
     known = [one for one in large if one.checksum is not None]
     alike = _grouped(known, lambda one: (one.storage.nbytes, one.checksum, one.is_whole))
-    groups = [
-        _duplicate(group, "checksum", group[0].checksum if group[0].is_whole else None) for group in alike
+    groups = _described(
+        [(group, group[0].checksum if group[0].is_whole else None) for group in alike], "checksum"
+    )
+    # What has a size of its own has no like, and is known by that.
+    doubtful = [
+        group
+        for group in _grouped(large, lambda one: one.storage.nbytes)
+        if any(one.checksum is None for one in group)
     ]
-    unknown = len(large) - len(known)
-    if unknown < 2:
-        return Duplicates(_sorted(groups))
-    which = f"{unknown:,} of its tensors" if known else "tensors"
-    note = f"whether {which} are stored twice was not looked at: --values reads them"
-    return Duplicates(_sorted(groups) if known else None, note)
-
-
-def _sorted(groups: Iterable[Duplicate]) -> tuple[Duplicate, ...]:
-    return tuple(sorted(groups, key=lambda one: (bool(one.fill), -one.nbytes * (len(one.names) - 1))))
+    if not doubtful:
+        return Duplicates(groups)
+    count = sum(map(len, doubtful))
+    note = (
+        f"whether any of {count:,} tensors of equal sizes is stored twice is not known: --values reads them"
+    )
+    return Duplicates(groups if known else None, note)
 
 
 def _grouped(candidates: Iterable[Candidate], key: Callable[[Candidate], object]) -> list[list[Candidate]]:
@@ -113,12 +118,19 @@ def _grouped(candidates: Iterable[Candidate], key: Callable[[Candidate], object]
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _duplicate(
-    group: Sequence[Candidate], evidence: Literal["checksum", "values"], checksum: int | None
-) -> Duplicate:
-    nbytes = group[0].storage.nbytes
-    fill = "unknown" if checksum is None else _fill(group[0], checksum)
-    return Duplicate(tuple(one.name for one in group), nbytes, evidence, fill)
+Equal = tuple[list[Candidate], "int | None"]
+"""A group, and the CRC-32 of the bytes of each if it is known."""
+
+
+def _described(groups: list[Equal], evidence: Literal["checksum", "values"]) -> tuple[Duplicate, ...]:
+    groups.sort(key=lambda group: -group[0][0].storage.nbytes * (len(group[0]) - 1))
+    found = []
+    for number, (group, checksum) in enumerate(groups):
+        is_known = checksum is not None and number < MAX_FILLS
+        fill = _fill(group[0], checksum or 0) if is_known else "unknown"
+        names = tuple(one.name for one in group)
+        found.append(Duplicate(names, group[0].storage.nbytes, evidence, fill))
+    return tuple(sorted(found, key=lambda one: bool(one.fill)))
 
 
 def _fill(one: Candidate, checksum: int) -> str:
@@ -137,7 +149,7 @@ def _fill(one: Candidate, checksum: int) -> str:
 
 def _equal_by_values(
     candidates: Sequence[Candidate], reader: StorageReader, progress: Callable[[int, int], None] | None
-) -> list[Duplicate]:
+) -> list[Equal]:
     """Groups of equal bytes. What differs in checksum, or in its first bytes, is not read on."""
     there = [one for one in candidates if _is_readable(one)]
     groups = _grouped(there, lambda one: (one.storage.nbytes, one.checksum, one.is_whole))
@@ -152,9 +164,7 @@ def _equal_by_values(
     total = sum(one.storage.nbytes for group in begun for one in group)
     digest = _Digests(reader, total, progress)
     return [
-        _duplicate(equal, "values", digest.checksums[equal[0].storage])
-        for group in begun
-        for equal in _grouped(group, digest.of)
+        (equal, digest.checksums[equal[0].storage]) for group in begun for equal in _grouped(group, digest.of)
     ]
 
 

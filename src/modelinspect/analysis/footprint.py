@@ -160,10 +160,15 @@ def footprint(
 
 
 def _candidates(drawn: FileMap, storages: Sequence[Held], claims: Claims) -> list[Candidate]:
-    """The storages of one file, with what the file says of their bytes."""
+    """The storages of one file that are tensors to their last byte, with what it says of their bytes."""
     found = []
+    seen: set[int] = set()
     for one in storages:
         storage = one.storage
+        if one.has_slack or storage.offset in seen:
+            continue
+        if storage.offset is not None and storage.nbytes:
+            seen.add(storage.offset)
         place = drawn.find(storage.key) if drawn.find is not None else None
         dtype, name = one.pieces[0][0].dtype.name, claims.names[storage]
         begin = storage.offset
@@ -244,15 +249,15 @@ def _notes(claims: Claims, shares: Shares, lines: Sequence[FootprintLine], nbyte
         )
     if shares.nowhere:
         yield (
-            f"the numbers of {_tensors(shares.nowhere)} are written into something else, as a pickle writes "
-            "small NumPy arrays: they are counted with that"
+            f"the numbers of {_tensors(shares.nowhere)} are written in another form than a tensor's bytes: "
+            "they count with what is no tensor"
         )
     if claims.without_bytes:
         yield f"without bytes in the files: {_tensors(claims.without_bytes)}"
     if shares.claimed_twice:
         yield f"{shares.claimed_twice:,} bytes are claimed twice and count for the first that does"
-    if not shares.runs_left:
-        yield "some views are in too many pieces to tell slack in them"
+    if shares.untold:
+        yield f"{_tensors(shares.untold)} with too many holes to tell the slack in between"
     yield from _heavy(lines, nbytes)
 
 

@@ -8,11 +8,11 @@ is slack. All other bytes are what the file's own map says they are.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush
 
-from modelinspect.analysis.reach import MAX_RUNS, leaves, runs
+from modelinspect.analysis.reach import MAX_ALL_RUNS, leaves, runs
 from modelinspect.readers.parts.file_map import FileMap
 from modelinspect.tensors import Checkpoint, Storage, TensorInfo
 
@@ -20,8 +20,6 @@ __all__ = ["Claims", "Held", "Shares", "claims_of", "partition", "spans_of"]
 
 MAX_MOMENTS = 12
 """Lines of one optimizer; what else its state holds is one more."""
-MAX_ALL_RUNS = 1_000_000
-"""Of all tensors that reach their storages in pieces."""
 
 Key = tuple[str, str, str]
 """Of a line: kind, section, label."""
@@ -32,7 +30,7 @@ Piece = tuple[int, int, int]
 class Held:
     """One storage and the tensors that look into it."""
 
-    __slots__ = ("line", "pieces", "section", "slack", "storage", "ties")
+    __slots__ = ("has_slack", "line", "pieces", "section", "slack", "storage", "ties")
 
     def __init__(self, storage: Storage, section: str, line: int, slack: int) -> None:
         self.storage = storage
@@ -43,6 +41,7 @@ class Held:
         """Number of the line for what no tensor reaches."""
         self.pieces: list[tuple[TensorInfo, int]] = []
         self.ties: set[object] = set()
+        self.has_slack = False
 
     def saved_by_cloning(self) -> int:
         """Bytes less if each tensor had a storage of its own. Tensors that overlap may need more."""
@@ -156,6 +155,8 @@ class Shares:
         """Storages that are in the file in no form of their own."""
         self.claimed_twice = 0
         """Bytes that belong to two storages, or to two parts of the container."""
+        self.untold = 0
+        """Views with holes of which there are too many to tell."""
         self.runs_left = MAX_ALL_RUNS
 
     def add(self, other: Shares) -> None:
@@ -165,6 +166,7 @@ class Shares:
         self.packed = [mine + its for mine, its in zip(self.packed, other.packed)]
         self.nowhere += other.nowhere
         self.claimed_twice += other.claimed_twice
+        self.untold += other.untold
         self.runs_left = other.runs_left
 
 
@@ -224,48 +226,49 @@ def _claim(one: Held, drawn: FileMap, pieces: list[Piece], shares: Shares) -> No
 def _inside(one: Held, begin: int, shares: Shares) -> list[Piece]:
     """Who has which bytes of a storage that is not one tensor's from end to end."""
     end = one.storage.nbytes
-    taken: list[tuple[int, int]] = []
+    wanted: list[tuple[int, int, int, int]] = []
+    for order, (tensor, line) in enumerate(one.pieces):
+        reached = runs(tensor, shares.runs_left)
+        shares.runs_left -= max(0, len(reached) - 1)
+        shares.untold += len(reached) == 1 and tensor.nbytes < tensor.span[1]
+        wanted += [(max(0, first), min(last, end), order, line) for first, last in reached]
+    wanted.sort()
     found: list[Piece] = []
-    for tensor, line in one.pieces:
-        reached = runs(tensor, min(MAX_RUNS, shares.runs_left))
-        shares.runs_left = max(0, shares.runs_left - len(reached) + 1)
-        inside = sorted((max(0, first), min(last, end)) for first, last in reached)
-        free = _without(inside, taken)
-        if free:
-            found += [(begin + first, begin + last, line) for first, last in free]
-            taken = _joined([*taken, *free])
-    left = _without([(0, end)], taken) if end else []
-    return found + [(begin + first, begin + last, one.slack) for first, last in left]
-
-
-def _without(ranges: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted ranges less those that are taken, which are sorted and apart."""
-    free = []
     position = 0
-    ends = [end for _, end in taken]
-    for first, last in ranges:
-        at = max(first, position)
-        number = bisect_right(ends, at)
-        while at < last:
-            start, end = taken[number] if number < len(taken) else (last, last)
-            if start > at:
-                free.append((at, min(start, last)))
-            at = max(at, end)
-            number += 1
-        position = max(position, at if at < last else last)
-    return free
+    for first, last, line in _in_turn(wanted):
+        if first > position:
+            found.append((begin + position, begin + first, one.slack))
+        found.append((begin + first, begin + last, line))
+        position = last
+    if position < end:
+        found.append((begin + position, begin + end, one.slack))
+    one.has_slack = any(line == one.slack for *_, line in found)
+    return found
 
 
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges in order, those that touch each other as one."""
-    ranges.sort()
-    joined: list[tuple[int, int]] = []
-    for first, last in ranges:
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
-        else:
-            joined.append((first, last))
-    return joined
+def _in_turn(wanted: Sequence[tuple[int, int, int, int]]) -> Iterator[Piece]:
+    """
+    Ranges apart and in order; where several want the same bytes, those of the least number have them.
+
+    Args:
+        wanted: First byte, the byte after the last, number and line, sorted.
+    """
+    waiting: list[tuple[int, int, int]] = []
+    position = index = 0
+    while index < len(wanted) or waiting:
+        if not waiting:
+            position = max(position, wanted[index][0])
+        while index < len(wanted) and wanted[index][0] <= position:
+            _, last, order, line = wanted[index]
+            heappush(waiting, (order, last, line))
+            index += 1
+        _, last, line = waiting[0]
+        if last <= position:
+            heappop(waiting)
+            continue
+        after = min(last, wanted[index][0]) if index < len(wanted) else last
+        yield position, after, line
+        position = after
 
 
 def _lay(pieces: Sequence[Piece], drawn: FileMap, shares: Shares) -> None:

@@ -7,14 +7,16 @@ what lies between belongs to nobody else: ``.clone()`` would leave it out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from modelinspect.tensors import TensorInfo
+from modelinspect.tensors import Storage, TensorInfo
 
-__all__ = ["MAX_RUNS", "leaves", "runs"]
+__all__ = ["MAX_ALL_RUNS", "leaves", "reached", "runs"]
 
 MAX_RUNS = 100_000
 """Of one tensor."""
+MAX_ALL_RUNS = 300_000
+"""Of all tensors that reach their storages in pieces."""
 
 
 def leaves(tensor: TensorInfo) -> Iterator[TensorInfo]:
@@ -27,7 +29,22 @@ def leaves(tensor: TensorInfo) -> Iterator[TensorInfo]:
         pending.extend(reversed(one.parts))
 
 
-def runs(tensor: TensorInfo, most: int = MAX_RUNS) -> list[tuple[int, int]]:
+def reached(tensors: Iterable[TensorInfo]) -> dict[Storage, list[tuple[int, int]]]:
+    """The runs of bytes that tensors reach in each storage, in no order and perhaps twice."""
+    found: dict[Storage, list[tuple[int, int]]] = {}
+    left = MAX_ALL_RUNS
+    for tensor in tensors:
+        for part in leaves(tensor) if tensor.parts else (tensor,):
+            if part.storage is None:
+                continue
+            first, length = part.span
+            there = [(first, first + length)] if part.explicit_stride is None else runs(part, left)
+            left -= max(0, len(there) - 1)
+            found.setdefault(part.storage, []).extend(there)
+    return found
+
+
+def runs(tensor: TensorInfo, most: int = MAX_ALL_RUNS) -> list[tuple[int, int]]:
     """
     First byte and the byte after the last of each run, counted from the storage's start.
 
@@ -52,7 +69,7 @@ def runs(tensor: TensorInfo, most: int = MAX_RUNS) -> list[tuple[int, int]]:
         count *= size
     if (
         count == 1
-        or count > most
+        or count > min(most, MAX_RUNS)
         or tensor.dtype.block > 1
         or run * bits % 8
         or any(step * bits % 8 for _, step in axes)

@@ -292,9 +292,8 @@ def _tar(source: ByteSource, spans: Spans) -> FileMap | None:  # noqa: ARG001
 def _around(source: ByteSource, form: str, spans: Spans) -> FileMap:
     """Of any file: what stands before, between and after its storages."""
     rest = _OTHERS.get(form)
-    if not spans:
-        builder = MapBuilder(source.size, What("files", "files without tensors"))
-        return builder.finished(rest or What("files", "files without tensors"))
+    if not spans and (rest is None or rest.kind == "header"):
+        rest = What("files", "files without tensors")
     if rest is not None:
         return MapBuilder(source.size, rest).finished(rest)
     builder = MapBuilder(source.size, What("header", "header"))

@@ -116,6 +116,7 @@ def _meaning(inner: bytes) -> tuple[What, What]:
     if inner in _MARK_NAMES:
         return _MARKS, others
     folder, slash, rest = inner.partition(b"/")
+    second, deeper, _ = rest.partition(b"/")
     if slash and (
         (folder in (b"data", b"constants") and b"/" not in rest)
         or (folder == b".data" and rest.endswith(b".storage"))
@@ -127,7 +128,7 @@ def _meaning(inner: bytes) -> tuple[What, What]:
         return What("objects", _text(inner), "all that is no tensor"), What("objects", "other pickles")
     if (slash and folder == b"code") or inner.endswith((b".py", b".debug_pkl")):
         return What("code", "code"), others
-    return What("records", _text(folder + slash)), others
+    return What("records", _text(folder + slash + (second + deeper if deeper else b""))), others
 
 
 def _text(name: bytes) -> str:

@@ -30,6 +30,11 @@ _SHOWN = 5
 _NAMES = 3
 """Names of one group."""
 _FILES = 40
+_FILLS = {
+    "zeros": "of equal sizes are all zeros",
+    "ones": "of equal sizes are all ones",
+    "unknown": "have a like of the same CRC and size, perhaps because both hold one value",
+}
 _TITLES: dict[Group, str] = {
     "tensors": "tensors",
     "contents": "beside tensors",
@@ -106,12 +111,12 @@ def _twice(duplicates: Sequence[Duplicate]) -> Iterator[Line]:
         yield Line(
             "", f"{len(true) - _SHOWN:,} more are stored several times; --format json lists them", "text"
         )
-    for fill in ("zeros", "ones"):
+    for fill, words in _FILLS.items():
         alike = [one for one in duplicates if one.fill == fill]
         if alike:
             count = sum(len(one.names) for one in alike)
             total = sum(len(one.names) * one.nbytes for one in alike)
-            yield Line("", f"{count:,} tensors of equal sizes are all {fill}: {total:,} bytes", "text")
+            yield Line("", f"{count:,} tensors {words}: {total:,} bytes", "text")
 
 
 def _files(report: FootprintReport) -> Sheet:
