@@ -208,6 +208,7 @@ def test_values_of_all_pieces(two: Path, truth: dict[str, Any], cli: Cli) -> Non
     done = cli("params", two / "fsdp2", "--values", "--json")
     assert done.code == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["tensors"]}
+    assert rows["0.weight"]["placement"] == "2 chunks, Shard(dim=0)"
     tensor = truth["model"]["0.weight"]
     found = rows["0.weight"]["values"]
     assert found["min"] == pytest.approx(tensor.min().item())
@@ -221,7 +222,8 @@ def test_pieces_are_not_transplanted(two: Path, truth: dict[str, Any], tmp_path:
     torch.save(truth["model"], tmp_path / "target.pt")
     done = cli("transplant", two / "fsdp2", tmp_path / "target.pt", "-o", tmp_path / "out.safetensors")
     assert done.code == 2
-    assert "chunked" in done.stderr
+    assert "lies in pieces (2 chunks, Shard(dim=0))" in done.stderr
+    assert "dcp_to_torch" in done.stderr
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -179,7 +179,9 @@ def _row(piece: Piece, assignment: Assignment, source: ParameterTable) -> Tensor
     reason = _without_bytes(row, source)
     if reason is not None:
         raise UsageError(
-            f"{visible(piece.name)!r} can't be written: {reason}", details=(f"shape {list(row.shape)}",)
+            f"{visible(piece.name)!r} can't be written: {reason}",
+            details=(f"shape {list(row.shape)}",),
+            hint=_GATHER if row.layout == "chunked" else None,
         )
     if row.dtype.bits < 8 and (piece.steps or assignment.steps):
         raise UsageError(
@@ -189,10 +191,15 @@ def _row(piece: Piece, assignment: Assignment, source: ParameterTable) -> Tensor
     return row
 
 
+_GATHER = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt gathers them"
+
+
 def _without_bytes(row: TensorInfo, source: ParameterTable) -> str | None:
     """Why a row's bytes can't be taken from a file; None where they can."""
     if row.dtype.block > 1:
         return f"it is stored in blocks of {row.dtype}, and only plain tensors are written"
+    if row.parts and row.placement:
+        return f"it lies in pieces ({row.placement}), which have to be gathered first"
     if row.parts or row.layout not in _LAYOUTS or row.dtype.category == "quantized":
         return f"it is {row.layout}, and only plain tensors are written"
     if row.storage is None or row.device == "meta":

@@ -9,7 +9,8 @@ Then ``tensors``, a list of objects with the columns as keys: those asked for, e
 unknown), ``tied_to`` (null: not tied), and where there are quantized weights ``logical``, the
 shape that a packed tensor stands for (null: none, or unknown), and ``quantized``, the layout;
 ``numel`` is then of what it stands for. Where an optimizer's state is listed, ``of`` is the
-parameter that a moment belongs to (null: can't be told). ``values`` is null or an object of ``numel``,
+parameter that a moment belongs to (null: can't be told); where there are distributed tensors,
+``placement`` is how each was cut (empty: not at all). ``values`` is null or an object of ``numel``,
 ``min``, ``max``, ``mean``, ``std``, ``zeros``, ``nans``, ``infinities``, ``values`` (nested
 lists of a small tensor), ``reason``. With ``--tree`` instead ``tree``, a list of objects
 ``path``, ``label``, ``depth``, ``class``, ``shape``, ``dtype``, ``parameters``, ``buffers``,
@@ -80,7 +81,8 @@ def _usual_columns(report: ParamsReport) -> tuple[str, ...]:
     values = () if report.values is None else ("values",)
     packed = any(tensor.quantized is not None for tensor in report.tensors)
     of = ("of",) if report.of else ()
-    return (*DEFAULT_COLUMNS, *of, *values, *(("logical", "quantized") if packed else ()))
+    laid = ("placement",) if any(tensor.placement for tensor in report.tensors) else ()
+    return (*DEFAULT_COLUMNS, *of, *laid, *values, *(("logical", "quantized") if packed else ()))
 
 
 def _check(keys: Sequence[str], known: Sequence[str], report: ParamsReport) -> None:
@@ -281,6 +283,7 @@ _COLUMNS: dict[str, tuple[Column, Cells]] = {
         (Column("file", "file", "text"), _storage("file")),
         (Column("percent", "% of bytes", "ratio"), _percent),
         (Column("layout", "layout"), _field("layout")),
+        (Column("placement", "placement", "text"), _field("placement")),
         (Column("class", "class", "text"), _field("class_name")),
         (Column("persistent", "persistent", "flag"), _field("persistent")),
         (Column("declared", "declared", "flag"), _field("declared")),
