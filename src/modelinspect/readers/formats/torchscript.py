@@ -99,7 +99,7 @@ def _another(directory: ZipDirectory) -> NotThisFormat:
     """Why it is none; archives of torch 1.0 to 1.3 are named."""
     if directory.find(directory.root + b"/" + _OLD.encode()) is not None:
         title = "a TorchScript archive of torch 1.0 to 1.3 (model.json)"
-        hint = "torch.jit.load of torch 1.4 to 2.0 reads it, and torch.jit.save writes it anew"
+        hint = "torch.jit.load reads it, and torch.jit.save writes it anew"
         return NotThisFormat(title, really=title, hint=hint)
     return NotThisFormat("a zip archive without constants.pkl beside data.pkl in its first folder")
 

@@ -42,7 +42,7 @@ MAX_TEXT_BYTES = 1 << 20
 """Longer texts are passed over; their place is kept as a Blob."""
 MAX_KEPT_BYTES = 1 << 10
 """The same of byte strings and of the texts of Python 2, which are bytes."""
-MIN_PLACED_BYTES = 8
+MIN_PLACED_BYTES = 16
 """Of byte strings that are kept with their place; of shorter ones there may be very many."""
 MAX_LINE_BYTES = 1 << 16
 """Of the opcodes that end with a line feed: names and decimal numbers ..."""
@@ -689,7 +689,7 @@ class _Machine:
         if length >= placed and isinstance(raw, bytes):
             raw = PlacedBytes(raw)
             raw.position = position
-            self.room -= 3
+            self.room -= 5
         self.stack.append(raw)
         self.last_bytes = raw, position, length
         return end
