@@ -35,6 +35,8 @@ _GROUPS: dict[str, Group] = {
     "files": "contents", "header": "container", "alignment": "container",
     "slack": "waste", "unclaimed": "waste",
 }  # fmt: skip
+_NAME = 200
+"""Characters of a tensor's name in a remedy."""
 _WORDS, _WORD = 6, 40
 """Names of settings beside a pickle's line, and characters of one."""
 _ORDER: tuple[Group, ...] = ("tensors", "contents", "container", "waste")
@@ -214,12 +216,11 @@ def _remedies(
     sums: Counter[str] = Counter()
     for line in lines:
         sums[line.kind] += line.nbytes
-    views = [one for one in claims.held.values() if one.saved_by_cloning()]
-    has_slack = sums["slack"] and views
+    views = [one for one in claims.held.values() if one.saved_by_cloning()] if sums["slack"] else []
     proposed = [
         Remedy(
-            f".clone() before saving, of each tensor that is a view of a larger storage ({_storages(views)})",
-            sum(one.saved_by_cloning() for one in views) if has_slack else 0,
+            f".clone() before saving, of views of larger storages: {_largest(views, claims)}",
+            sum(one.saved_by_cloning() for one in views),
         ),
         Remedy("save without the optimizer", sums["optimizer"] if sums["model"] else 0),
         Remedy("save without the gradients", sums["gradients"] if sums["model"] else 0),
@@ -231,8 +232,13 @@ def _remedies(
     return tuple(sorted((one for one in proposed if one.saves > 0), key=lambda one: -one.saves))
 
 
-def _storages(held: Sequence[Held]) -> str:
-    return f"{len(held):,} storage{'' if len(held) == 1 else 's'}"
+def _largest(views: Sequence[Held], claims: Claims) -> str:
+    """The view that drags most along, and how many others there are."""
+    if not views:
+        return ""
+    largest = max(views, key=lambda one: one.saved_by_cloning())
+    more = f" and {len(views) - 1:,} more" if len(views) > 1 else ""
+    return visible(claims.names[largest.storage][:_NAME]) + more
 
 
 def _notes(claims: Claims, shares: Shares, lines: Sequence[FootprintLine], nbytes: int) -> Iterable[str]:

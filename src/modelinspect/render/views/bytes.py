@@ -104,7 +104,7 @@ def _twice(duplicates: Sequence[Duplicate]) -> Iterator[Line]:
         evidence = "same bytes" if one.evidence == "values" else "same CRC and size"
         names = " = ".join(one.names[:_NAMES])
         if len(one.names) > _NAMES:
-            names += f" = {len(one.names) - _NAMES:,} more"
+            names += f" and {len(one.names) - _NAMES:,} more"
         times = f"{len(one.names):,} times " if len(one.names) > 2 else "twice "
         yield Line("", f"stored {times}({evidence}): {names}, {one.nbytes:,} bytes each", "text")
     if len(true) > _SHOWN:
