@@ -90,7 +90,8 @@ def _root(
 ) -> None:
     """
     Inspect neural networks: a PyTorch model definition (net.py:Net) or a saved
-    checkpoint (safetensors, torch.save). A file is read without running any of it.
+    checkpoint in any container (safetensors, torch.save, TorchScript, DCP, GGUF, ONNX
+    and others). A file is read without running any of it.
     """
 
 

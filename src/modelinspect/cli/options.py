@@ -69,7 +69,11 @@ SectionName = Annotated[
 ]  # fmt: skip
 ReadAs = Annotated[
     str | None,
-    typer.Option("--read-as", metavar="NAME", help="Read a file as safetensors, torch-zip or torch-legacy."),
+    typer.Option(
+        "--read-as",
+        metavar="NAME",
+        help="Read a file as safetensors, torch-zip, gguf …; any other name lists them.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.", show_default=False)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.", show_default=False)]
