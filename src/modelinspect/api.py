@@ -187,7 +187,7 @@ def scan(path: str | os.PathLike[str], *, accepted: Collection[str] = ()) -> Sca
     What would run if a file were loaded; nothing of it is run.
 
     Args:
-        path: A file of any kind, or a folder: every file in it.
+        path: A file of any kind, or a folder: every file in it; ``-`` is standard input.
         accepted: Fingerprints of findings to put aside, see :func:`read_scan_baseline`.
 
     Returns:
@@ -204,7 +204,7 @@ def scan(path: str | os.PathLike[str], *, accepted: Collection[str] = ()) -> Sca
     from modelinspect.analysis.scan import scan_target, without_accepted
 
     text = os.fspath(path)
-    if not os.path.lexists(text):
+    if text != "-" and not os.path.lexists(text):
         raise no_such_file(text)
     report = scan_target(text, text)
     return without_accepted(report, accepted) if accepted else report

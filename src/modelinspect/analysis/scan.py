@@ -5,15 +5,16 @@ What would run if a file were loaded: the report of ``modelinspect scan``.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from modelinspect.display import Displayed
-from modelinspect.errors import CheckpointError, RefusedError, UnrecognisedFileError, visible
-from modelinspect.readers.scanning.folders import Found, files_of
+from modelinspect.errors import ModelInspectError, UnrecognisedFileError, visible
+from modelinspect.readers.registry import is_stream
+from modelinspect.readers.scanning.folders import Found, files_of, shards_of
 from modelinspect.readers.scanning.item import Item, Scan
 from modelinspect.readers.scanning.parts import Held
-from modelinspect.readers.scanning.scanner import scan_source
+from modelinspect.readers.scanning.scanner import UNKNOWN, scan_source
 from modelinspect.readers.scanning.seen import RULES, Finding, LookedAt, NamedGlobal
 from modelinspect.readers.source import open_local
 
@@ -96,7 +97,7 @@ def scan_target(path: str, target: str) -> ScanReport:
     Look into a file, or into every file below a folder.
 
     Args:
-        path: What to open.
+        path: What to open; ``-`` is standard input. A pipe is read to its end first.
         target: How the user spelt it.
 
     Raises:
@@ -104,33 +105,46 @@ def scan_target(path: str, target: str) -> ScanReport:
         RefusedError: It is no regular file.
         UnrecognisedFileError: It is nothing that is known here.
     """
+    if is_stream(path):
+        from modelinspect.readers.parts.stream import as_file
+
+        return _of_files(as_file(path), target, [])
     if os.path.isdir(path):
-        return _scan_folder(path, target)
+        return _report(path, target, _scans(files_of(path, target)))
+    shards = shards_of(path, target) if path.endswith(".index.json") else ()
+    return _of_files(path, target, _scans(shards))
+
+
+def _of_files(path: str, target: str, more: Sequence[Scan]) -> ScanReport:
     scan = _scan_file(path, target)
-    if not scan.looked_at and not scan.findings:
+    if not scan.findings and not more and all(each.why == UNKNOWN for each in scan.looked_at):
         raise UnrecognisedFileError(
             f"{visible(target)} is nothing that is looked into here",
-            details=("no pickle, archive or checkpoint begins so",),
+            details=("no pickle, archive, checkpoint or text begins so",),
         )
-    return _report(path, target, [scan])
+    return _report(path, target, [scan, *more])
 
 
 def _scan_file(path: str, name: str) -> Scan:
     with open_local(path) as source:
+        if not source.size:
+            raise UnrecognisedFileError(f"{visible(name)} is empty", details=("it has 0 bytes",))
         return scan_source(source, name)
 
 
-def _scan_folder(folder: str, target: str) -> ScanReport:
+def _scans(files: Iterable[Found]) -> list[Scan]:
     scans = []
-    for found in files_of(folder, target):
+    for found in files:
         if found.reason:
             scans.append(_left_out(found))
             continue
         try:
             scans.append(_scan_file(found.path, found.name))
-        except (CheckpointError, RefusedError) as error:
+        except UnrecognisedFileError:
+            scans.append(_left_out(found._replace(reason="it is empty")))
+        except ModelInspectError as error:
             scans.append(_left_out(found._replace(reason=error.message, rule="not-looked-into")))
-    return _report(folder, target, scans)
+    return scans
 
 
 def _left_out(found: Found) -> Scan:
@@ -146,9 +160,9 @@ def _left_out(found: Found) -> Scan:
 
 def _report(path: str, target: str, scans: Iterable[Scan]) -> ScanReport:
     scans = list(scans)
-    is_folder = os.path.isdir(path)
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
     findings = [
-        finding._replace(uri=os.path.join(path, finding.file) if is_folder else path)
+        finding._replace(uri=path if scan.file == target else os.path.join(folder, finding.file))
         for scan in scans
         for finding in scan.findings
     ]

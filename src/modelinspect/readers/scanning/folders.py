@@ -4,6 +4,7 @@ Files to scan: those that a target names, each regular file below a folder.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -11,10 +12,14 @@ from typing import NamedTuple
 
 from modelinspect.errors import RefusedError, TargetError, visible
 from modelinspect.readers.parts.inside import inside
+from modelinspect.readers.source import open_local
 
-__all__ = ["Found", "files_of"]
+__all__ = ["Found", "files_of", "shards_of"]
 
 MAX_FILES = 100_000
+MAX_INDEX_BYTES = 1 << 28
+_LEFT_OUT = (".git",)
+"""Folders of other programs, whose files are compressed copies of those beside them."""
 
 
 class Found(NamedTuple):
@@ -45,7 +50,10 @@ def files_of(folder: str, target: str) -> Iterator[Found]:
             if files > MAX_FILES:
                 raise TargetError(f"{visible(target)} holds more than {MAX_FILES:,} files")
             if entry.is_dir(follow_symlinks=False):
-                folders.append(name)
+                if entry.name in _LEFT_OUT:
+                    yield Found(os.path.join(folder, name), name, "a folder of another program")
+                else:
+                    folders.append(name)
             else:
                 yield _found(folder, name, entry, target)
         waiting += reversed(folders)
@@ -75,3 +83,25 @@ def _found(folder: str, name: str, entry: os.DirEntry[str], target: str) -> Foun
     if not stat.S_ISREG(status.st_mode):
         return Found(path, name, "it is no regular file", "not-looked-into")
     return Found(path, name)
+
+
+def shards_of(path: str, target: str) -> Iterator[Found]:
+    """The files that an ``*.index.json`` names, as far as they lie in its folder."""
+    folder = os.path.dirname(path) or "."
+    try:
+        with open_local(path) as source:
+            raw = source.read(0, min(source.size, MAX_INDEX_BYTES), "index")
+        weight_map = json.loads(raw)["weight_map"]
+        names = sorted({name for name in weight_map.values() if isinstance(name, str)})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return
+    for name in names[:MAX_FILES]:
+        try:
+            real = inside(folder, name, target)
+        except RefusedError as error:
+            yield Found(os.path.join(folder, name), name, error.message, "path-escape")
+            continue
+        if os.path.isfile(real):
+            yield Found(real, name)
+        else:
+            yield Found(real, name, "it is missing, or no regular file", "not-looked-into")

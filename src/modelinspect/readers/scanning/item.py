@@ -39,6 +39,8 @@ class Item(NamedTuple):
     """Its name or place says that a loader takes it for a pickle."""
     begin: int = 0
     """Where in the source it begins."""
+    is_archive: bool = False
+    """It is a zip archive, whatever it begins with."""
     after: Callable[[Pickle], None] | None = None
     """Is told of its first pickle."""
 

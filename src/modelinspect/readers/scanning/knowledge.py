@@ -104,6 +104,8 @@ _MAX_PARTS = 12
 
 # Plain data of libraries that checkpoints consist of: nothing of it takes a function.
 _DATA = frozenset({
+    "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer", "datetime.date", "datetime.datetime",
+    "datetime.time", "datetime.timedelta", "datetime.timezone",
     "torch.distributed.checkpoint.metadata.Metadata",
     "torch.distributed.checkpoint.metadata.MetadataIndex",
     "torch.distributed.checkpoint.metadata.TensorStorageMetadata",
@@ -115,6 +117,21 @@ _DATA = frozenset({
     "torch.distributed.checkpoint.filesystem._StorageInfo", "numpy.random._pickle.__bit_generator_ctor",
     "numpy.random._pickle.__generator_ctor", "numpy.random._pickle.__randomstate_ctor",
 })  # fmt: skip
+
+_NUMPY_SCALARS = frozenset({
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "bool_", "bool", "complex64", "complex128",
+})  # fmt: skip
+_PATHS = frozenset({"Path", "PurePath", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"})
+
+
+def _is_data(name: Global) -> bool:
+    """A class of plain values, or a function that makes one."""
+    if name.module == "numpy":
+        return name.name in _NUMPY_SCALARS
+    if name.module in ("pathlib", "pathlib._local"):
+        return name.name in _PATHS
+    return name.dotted in _DATA
 
 
 def is_dangerous(dotted: str) -> bool:
@@ -142,7 +159,7 @@ def group_of(name: Global, script: bool = False) -> Group:
     if name.computed or dotted in LOADERS:
         return "executes code"
     parts = dotted.split(".")
-    if is_understood(name) or dotted in _DATA:
+    if is_understood(name) or _is_data(name):
         # Protocol 4 reaches attributes of what it names: only whole names are understood.
         return "understood"
     if script and (parts[0] == "__torch__" or dotted.startswith("torch.jit._pickle.")):

@@ -15,7 +15,7 @@ from modelinspect.readers.scanning.parts import Part
 from modelinspect.readers.scanning.pickles import look_at_pickles
 from modelinspect.readers.source import ByteSource
 
-__all__ = ["scan_source"]
+__all__ = ["UNKNOWN", "scan_source"]
 
 # Kind to the module and function that look into it: (scan, item) -> None.
 _LOOK: dict[str, tuple[str, str]] = {
@@ -30,6 +30,7 @@ _LOOK: dict[str, tuple[str, str]] = {
     "gguf": ("headers", "look_at_gguf"),
     "HDF5": ("headers", "look_at_hdf5"),
 }
+UNKNOWN = "no format that is known begins so"
 _CLOSED = ("Zstandard", "7-Zip", "RAR", "LZ4")
 _END_OF_ZIP = 22 + 0xFFFF
 
@@ -78,7 +79,7 @@ def look(scan: Scan, item: Item) -> None:
 def _look(scan: Scan, item: Item) -> None:
     source = item.source
     head = source.read_upto(item.begin, HEAD_BYTES)
-    kind = kind_of(head, source.size - item.begin)
+    kind = "zip" if item.is_archive else kind_of(head, source.size - item.begin)
     if kind in _LOOK:
         _looker(kind)(scan, item)
     elif kind in _CLOSED:
@@ -115,8 +116,8 @@ def _look_at_rest(scan: Scan, item: Item, head: bytes) -> None:
         from modelinspect.readers.scanning.graphs import look_at_graph
 
         look_at_graph(scan, item)
-    elif item.depth:
-        scan.looked(item, "data", into=False, why="no format that is known begins so")
+    else:
+        scan.looked(item, "data", into=False, why=UNKNOWN)
 
 
 def _look_for_zip_at_end(scan: Scan, item: Item) -> None:
@@ -124,9 +125,15 @@ def _look_for_zip_at_end(scan: Scan, item: Item) -> None:
     source = item.source
     start = max(0, source.size - _END_OF_ZIP)
     tail = source.read_upto(start, _END_OF_ZIP)
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
+    at = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - 18))
+    if at < 0 or not _is_end_of_zip(source, tail[at : at + 22], start + at):
         return
     scan.find(item, "polyglot", "a zip archive ends where this file does: some loaders read that", start + at)
     whole = Part(source, 0, source.size)
-    scan.push(item.inside(whole, "as a zip archive"))
+    scan.push(item.inside(whole, "as a zip archive")._replace(is_archive=True))
+
+
+def _is_end_of_zip(source: ByteSource, end: bytes, at: int) -> bool:
+    """Four letters may be there by chance: a directory of the length that it says has to precede it."""
+    length = int.from_bytes(end[12:16], "little")
+    return 0 < length <= at and source.read_upto(at - length, 4) == b"PK\1\2"

@@ -26,14 +26,14 @@ _END = 22
 _END64 = 56 + 20
 
 
-def look_between(scan: Scan, item: Item, directory: ZipDirectory) -> None:
-    """Each stretch of bytes that no record, directory or end claims."""
+def look_between(scan: Scan, item: Item, directory: ZipDirectory, begin: int) -> None:
+    """Each stretch of bytes from *begin* on that no record, directory or end claims."""
     start, length = directory.place
     spans = sorted(zip(directory.headers, map(sum, zip(directory.data, directory.packed))))
-    last, found = 0, 0
+    last, found = begin, 0
     for first, end in (*spans, (start, start)):
         gap = first - last
-        if gap > 0 and not (last and gap in _DESCRIPTORS) and found < _MAX_GAPS:
+        if gap > 0 and not (last > begin and gap in _DESCRIPTORS) and found < _MAX_GAPS:
             found += _look_at_gap(scan, item, directory.source, last, gap)
         last = max(last, end)
     _look_behind(scan, item, directory.source, start + length)

@@ -75,7 +75,10 @@ def _look_at_json(scan: Scan, item: Item, raw: bytes) -> None:
         return
     try:
         document = json.loads(raw)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        scan.find(item, "not-looked-into", "JSON that is nested too deeply, and names code or templates")
+        return
+    except ValueError:
         scan.looked(item, "text", why="it is no JSON")
         return
     scan.looked(item, "JSON")

@@ -21,6 +21,8 @@ from modelinspect.readers.source import ByteSource
 __all__ = ["look_at_zip"]
 
 _BATCH = 4096
+_END = 22
+_SEVERAL = ".distcp"
 _HEAD = 16
 _MAX_NAMES = 10
 _TORCH = ("torch.save archive", "TorchScript archive", "torch.export archive", "torch.package archive")
@@ -43,13 +45,32 @@ def look_at_zip(scan: Scan, item: Item) -> None:
         look_at_local_records(scan, item, source, 0, source.size)
         return
     what = _what_it_is(directory)
+    first = _archive_before(scan, item, directory)
     for text, rule in zip(directory.disagreements, directory.rules):
-        if rule != "zip-roots" or what in _TORCH:
+        if (rule != "zip-roots" or what in _TORCH) and (rule != "zip-prefix" or not first):
             scan.find(item, rule, text)
     scan.looked(item, what)
     _check_names(scan, item, directory)
     _Records(scan, item, directory, what).look()
-    look_between(scan, item, directory)
+    look_between(scan, item, directory, first)
+
+
+def _archive_before(scan: Scan, item: Item, directory: ZipDirectory) -> int:
+    """
+    Hand on the archive that ends where this one begins; gives the byte where that is, else 0.
+
+    A file of torch.distributed.checkpoint is one archive behind the other; anywhere else that is odd.
+    """
+    first, source = min(directory.headers), directory.source
+    if first < _END or source.read(first - _END, 4) != b"PK\5\6":
+        return 0
+    if not scan.file.endswith(_SEVERAL):
+        text = "another archive ends where this one begins: loaders that read from the front read that"
+        scan.find(item, "polyglot", text, first)
+    name = f"archive before byte {first}"
+    record = item.record.rpartition("archive before")[0] + name
+    scan.push(item._replace(source=Part(source, 0, first), record=record, begin=0, after=None))
+    return first
 
 
 def _what_it_is(directory: ZipDirectory) -> str:
