@@ -294,8 +294,7 @@ class _Reading:
         """Weights that AOTInductor left beside its code, each a file of torch.save's."""
         config = self.find(f"data/aotinductor/{model}/weights_config.json")
         document = None if config is None else self.document(config)
-        entries = document.get(model) if isinstance(document, dict) else None
-        for name, entry in entries.items() if isinstance(entries, dict) else ():
+        for name, entry in document.items() if isinstance(document, dict) else ():
             if not isinstance(entry, list) or len(entry) != 4 or not isinstance(entry[0], str):
                 raise DamagedFileError(
                     f"{visible(self.target)} is damaged",
