@@ -135,7 +135,7 @@ class ZipDirectory:
 
     def disagree(self, text: str, rule: str) -> None:
         """Keep a text for the report; only so many."""
-        if len(self.disagreements) < MAX_TEXTS:
+        if len(self.disagreements) < MAX_TEXTS or rule not in self.rules:
             self.disagreements.append(text)
             self.rules.append(rule)
 
