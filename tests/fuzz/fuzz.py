@@ -3,7 +3,8 @@ Fuzzing guided by coverage: ``make fuzz``, or ``python tests/fuzz/fuzz.py TARGET
 
 Runs one parser of ``fuzz_targets`` on inputs that libFuzzer makes of the corpus, until the time is over
 or something other than an error of ours is raised, takes more than five seconds or more than 300 MB. What
-it found new is kept under ``.cache/fuzz/TARGET``; what broke something belongs into ``tests/fuzz/corpus``.
+it found new is kept under ``.cache/fuzz/TARGET``. ``--keep`` puts the shortest of that into the archive
+``tests/fuzz/corpus/TARGET.zip``, which the tests try again each time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("target", help="a name in fuzz_targets.TARGETS")
     parser.add_argument("--seconds", type=int, default=60, help="how long")
     parser.add_argument("--max-len", type=int, default=4096, help="bytes of an input")
+    parser.add_argument("--keep", action="store_true", help="don't fuzz: keep what was found for the tests")
     asked = parser.parse_args()
     import atheris
 
@@ -35,12 +37,17 @@ def main() -> None:
         if asked.target not in fuzz_targets.TARGETS:
             parser.error(f"targets: {', '.join(fuzz_targets.TARGETS)}")
         fuzz_targets.run(asked.target, b"")
+    import fuzz_corpus
     import fuzz_seeds
 
     fuzz_seeds.write(CACHE / "seeds")
     found = CACHE / asked.target
+    if asked.keep:
+        fuzz_corpus.keep(asked.target, found)
+        return
     found.mkdir(parents=True, exist_ok=True)
-    kept = ROOT / "tests" / "fuzz" / "corpus" / asked.target
+    kept = CACHE / "kept" / asked.target
+    fuzz_corpus.unpack(asked.target, kept)
     options = [
         f"-max_total_time={asked.seconds}",
         f"-max_len={asked.max_len}",
