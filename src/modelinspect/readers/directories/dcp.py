@@ -138,7 +138,9 @@ class _Reading:
         self.folder = folder
         self.target = target
         self.description = Description()
-        self.pickles: list[tuple[Pickle, str, str]] = []
+        self.names: dict[tuple[str, str], GlobalName] = {}
+        self.odd: list[Pickle] = []
+        """What is left of the pickles: oddities in them."""
         self.nbytes = 0
         self.found = _Found()
         self.archives = Archives()
@@ -156,7 +158,11 @@ class _Reading:
                 )
         TensorReader(where, pickle.globals)  # gives the names of torch's own their meaning
         said = describe(pickle, where)
-        self.pickles.append((pickle, path, ""))
+        for each in global_names([pickle], path, ""):
+            known = each.understood or f"{each.module}.{each.name}" in KNOWN_GLOBALS
+            self.names.setdefault((each.module, each.name), each._replace(understood=known))
+        # The symbols themselves, hundreds of megabytes of a large checkpoint, are let go.
+        self.odd.append(Pickle(None, pickle.end, [], [], [], pickle.findings, pickle.protocol))
         self.nbytes += pickle.end
         if self.description.order:
             self.description.add(said)
@@ -290,14 +296,15 @@ class _Reading:
         """The row of a chunk."""
         tensor = self.description.tensors[job.name]
         span = span_of(chunk.offsets, chunk.sizes)
+        key = f"{job.name}{span}"
         row = None
         if not job.place.transforms:
-            row = self.archives.tensor(source, job.place, job.name, f"{self.target} ({job.place.path})")
+            where = f"{self.target} ({job.place.path})"
+            row = self.archives.tensor(source, job.place, key, span, where)
         if row is None:
             self.found.unplaced += 1
             nbytes = tensor.dtype.nbytes(prod(chunk.sizes))
-            storage = Storage(source.path, f"{job.name}{span}", None, nbytes)
-            return TensorInfo(span, tensor.dtype, chunk.sizes, storage)
+            return TensorInfo(span, tensor.dtype, chunk.sizes, Storage(source.path, key, None, nbytes))
         if row.shape != chunk.sizes or row.dtype is not tensor.dtype:
             found = f"{row.dtype} of shape {str(row.shape)[:100]} in its file"
             claimed = f"{tensor.dtype} of shape {str(chunk.sizes)[:100]} in .metadata"
@@ -305,9 +312,7 @@ class _Reading:
                 f"{visible(self.target)} is damaged",
                 details=(f"{visible(job.name[:200])}{span} is {found}, {claimed}",),
             )
-        if row.storage is not None:
-            row = row._replace(storage=row.storage._replace(key=f"{job.name}{span}"))
-        return row._replace(name=span)
+        return row
 
     def object(self, source: Any, job: _Job) -> None:
         """What is no tensor: counters, settings, whole objects that may hold tensors."""
@@ -328,11 +333,7 @@ class _Reading:
     def made(self, leaves: dict[str, tuple[Path, Any]]) -> Checkpoint:
         found, description = self.found, self.description
         sections = sections_of(leaves, self.target, self.nbytes)
-        names: dict[tuple[str, str], GlobalName] = {}
-        for pickle, path, record in self.pickles:
-            for name in global_names([pickle], path, record):
-                known = name.understood or f"{name.module}.{name.name}" in KNOWN_GLOBALS
-                names.setdefault((name.module, name.name), name._replace(understood=known))
+        names = dict(self.names)
         for name in found.globals:
             names.setdefault((name.module, name.name), name)
         return Checkpoint(
@@ -347,7 +348,7 @@ class _Reading:
             notes=(
                 *sections.notes,
                 *foreign_note(tuple(names.values())),
-                *finding_notes([pickle for pickle, *_ in self.pickles]),
+                *finding_notes(self.odd),
                 *dict.fromkeys(found.notes),
                 *self.notes(),
             ),

@@ -9,7 +9,7 @@ checksums: one of a kind is read thoroughly, and the others are compared with it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelinspect.errors import DamagedFileError, visible
 from modelinspect.readers.parts.dcp_metadata import Place
@@ -17,7 +17,7 @@ from modelinspect.readers.parts.nested_archive import Nested, read_nested
 from modelinspect.readers.parts.torch_objects import TensorReader
 from modelinspect.readers.parts.zip_directory import STORED, read_directory
 from modelinspect.readers.source import ByteSource, Window
-from modelinspect.tensors import TensorInfo
+from modelinspect.tensors import Storage, TensorInfo
 
 __all__ = ["Archives", "places_back_to_back"]
 
@@ -41,6 +41,8 @@ class _Mould(NamedTuple):
     """All behind them, without what differs."""
     differs: tuple[tuple[int, int], ...]
     row: TensorInfo
+    rest: tuple[Any, ...]
+    """What the storages of all have in common: all but file, key and place."""
 
 
 class Archives:
@@ -54,14 +56,15 @@ class Archives:
         self._left = MAX_READ
         self.reader = TensorReader("", ())
 
-    def tensor(self, source: ByteSource, place: Place, name: str, where: str) -> TensorInfo | None:
+    def tensor(self, source: ByteSource, place: Place, key: str, name: str, where: str) -> TensorInfo | None:
         """
         The tensor in an archive.
 
         Args:
             source: The file.
             place: Of the archive in it.
-            name: Of the tensor.
+            key: Of the tensor's storage.
+            name: Of its row.
             where: Names the file in errors.
 
         Returns:
@@ -70,16 +73,17 @@ class Archives:
         Raises:
             DamagedFileError: There is no such archive, or no tensor in it.
         """
-        key = (source.path, place.offset, place.length)
-        row = self._rows.get(key)
+        row = self._like_another(source, place, key, name)
         if row is None:
-            row = self._like_another(source, place)
-        if row is None:
-            if self._left <= 0:
-                return None
-            self._left -= 1
-            row = self._thorough(source, place, name, where)
-        self._rows[key] = row
+            at = (source.path, place.offset, place.length)
+            row = self._rows.get(at)
+            if row is None:
+                if self._left <= 0:
+                    return None
+                self._left -= 1
+                row = self._rows[at] = self._thorough(source, place, key, where)
+            storage = row.storage
+            row = row._replace(name=name, storage=None if storage is None else storage._replace(key=key))
         return row
 
     def nested(self, source: ByteSource, place: Place, name: str, where: str) -> Nested:
@@ -105,7 +109,7 @@ class Archives:
             same.insert(0, mould)
         return row
 
-    def _like_another(self, source: ByteSource, place: Place) -> TensorInfo | None:
+    def _like_another(self, source: ByteSource, place: Place, key: str, name: str) -> TensorInfo | None:
         same = self._moulds.get(place.length)
         if not same or place.offset + place.length > source.size:
             return None
@@ -117,16 +121,10 @@ class Archives:
             if head.startswith(mould.head):
                 own = tail[len(tail) - len(mould.tail) :]
                 if _without(own, mould.differs) == mould.tail:
-                    return _moved(source, place, mould)
+                    first = place.offset + len(mould.head)
+                    storage = Storage(source.path, key, first, *mould.rest)
+                    return TensorInfo._make((name, mould.row[1], mould.row[2], storage, *mould.row[4:]))
         return None
-
-
-def _moved(source: ByteSource, place: Place, mould: _Mould) -> TensorInfo:
-    """The row of an archive like another."""
-    storage = mould.row.storage
-    assert storage is not None
-    offset = place.offset + len(mould.head)
-    return mould.row._replace(storage=storage._replace(file=source.path, offset=offset))
 
 
 def _mould(source: ByteSource, place: Place, nested: Nested, row: TensorInfo) -> _Mould | None:
@@ -152,7 +150,7 @@ def _mould(source: ByteSource, place: Place, nested: Nested, row: TensorInfo) ->
     if not storage.nbytes or any(last > len(tail) for _, last in differs):
         return None
     head = source.read(place.offset, first)
-    return _Mould(head, _without(tail, tuple(differs)), tuple(differs), row)
+    return _Mould(head, _without(tail, tuple(differs)), tuple(differs), row, storage[3:])
 
 
 def _entries(tail: bytes) -> Iterator[int]:
