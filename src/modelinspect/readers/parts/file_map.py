@@ -25,6 +25,7 @@ MAX_LABELS = 64
 """Of one map; records beyond are put together."""
 MAX_HEADER = 100_000_000
 _PIECE = 1 << 16
+_MAX_METADATA = 1 << 24
 _MAX_LEGACY_PICKLE = 1 << 24
 """Bytes of a legacy file's pickles that are read a second time, to tell storages that nothing uses."""
 
@@ -181,7 +182,7 @@ def _safetensors(source: ByteSource, spans: Spans) -> FileMap:  # noqa: ARG001
 
 
 def _metadata_end(source: ByteSource, length: int) -> int:
-    """Bytes that ``"__metadata__": {...}`` takes at the start of a header; 0 where it is elsewhere."""
+    """Bytes of ``"__metadata__":{...}`` at the start of a header; 0 where it is elsewhere or too long."""
     import json
 
     key = b'{"__metadata__":'
@@ -193,9 +194,9 @@ def _metadata_end(source: ByteSource, length: int) -> int:
         try:
             _, end = json.JSONDecoder().raw_decode(text, len(key))
         except (ValueError, RecursionError):
-            if taken == length:
+            if taken in (length, _MAX_METADATA):
                 return 0
-            taken = min(length, taken * 16)
+            taken = min(length, _MAX_METADATA)
             continue
         return len(text[1:end].encode("utf-8", "surrogateescape"))
 

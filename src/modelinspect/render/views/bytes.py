@@ -61,7 +61,7 @@ def bytes_table(report: FootprintReport) -> tuple[Sheet, ...]:
             Column("what", "what", "name"),
             Column("bytes", "bytes", "count"),
             Column("share", "share", "ratio"),
-            Column("bar", "", "text"),
+            Column("bar", "of all", "text"),
             Column("tensors", "tensors", "text"),
             Column("remark", "remark", "text"),
         ),
@@ -93,7 +93,7 @@ def _footer(report: FootprintReport) -> Iterator[Line]:
     yield Line("", report.nbytes, "bytes", "the size of the file" if count == 1 else f"of {count:,} files")
     for remedy in report.remedies:
         saved = f"{remedy.saves:,} bytes less, {ratio_text(remedy.saves / report.nbytes)}"
-        yield Line("", f"{saved}: {remedy.text}", "text")
+        yield Line("ok", f"{saved}: {remedy.text}", "status")
     yield from _twice(report.duplicates or ())
 
 
