@@ -29,7 +29,8 @@ __all__ = [
 
 # C0 and C1 controls, the bidirectional marks and isolates, the line and paragraph
 # separators, zero-width characters, and surrogates that no encoder accepts.
-_INVISIBLE = re.compile(
+# A text, compiled when it is first needed: most names are printable, which is quick to tell.
+_INVISIBLE = (
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -42,7 +43,7 @@ def visible(text: str) -> str:
     >>> visible("a\x1b[31mb")
     'a\\x1b[31mb'
     """
-    return _INVISIBLE.sub(_escape, text)
+    return text if text.isprintable() else re.sub(_INVISIBLE, _escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:

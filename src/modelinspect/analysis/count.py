@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from modelinspect.analysis.quantization import QuantizationTotal, quantization
 from modelinspect.analysis.reach import reached
 from modelinspect.analysis.remarks import quantization_remarks, unregistered_remarks
 from modelinspect.display import Displayed
 from modelinspect.dtypes import DType
 from modelinspect.errors import UnknownAnswerError, UsageError, visible
 from modelinspect.tensors import ParameterTable, Storage, TensorInfo
+
+if TYPE_CHECKING:
+    from modelinspect.analysis.quantization import QuantizationTotal
 
 __all__ = [
     "CountReport",
@@ -224,6 +226,7 @@ def count_table(
         total.add(tensor, is_repeat)
         if not is_repeat:
             dtypes.add(tensor, storages, total)
+    quantized = _quantized(table)
     return CountReport(
         target=table.source,
         section=table.section,
@@ -243,8 +246,8 @@ def count_table(
         ties=_ties(table),
         by=by,
         groups=() if by is None else _groups(group_over or table, by, depth),
-        notes=(*table.notes, *_remarks(table, storages)),
-        quantized=quantization(table),
+        notes=(*table.notes, *_remarks(table, storages, quantized)),
+        quantized=quantized,
     )
 
 
@@ -355,7 +358,18 @@ def _file_of(tensor: TensorInfo) -> str:
     return ""
 
 
-def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, ...]:
+def _quantized(table: ParameterTable) -> tuple[QuantizationTotal, ...]:
+    # Few tables hold quantized weights, and a listing starts in a few milliseconds.
+    if all(tensor.quantized is None for tensor in table):
+        return ()
+    from modelinspect.analysis.quantization import quantization
+
+    return quantization(table)
+
+
+def _remarks(
+    table: ParameterTable, storages: Iterable[Storage], quantized: Sequence[QuantizationTotal]
+) -> tuple[str, ...]:
     """What a reader of the figures should know."""
     remarks = []
     serving = {name for t in table if t.quantized is not None for name in t.quantized.beside}
@@ -366,7 +380,7 @@ def _remarks(table: ParameterTable, storages: Iterable[Storage]) -> tuple[str, .
     if slack:
         remarks.append(slack)
     remarks.extend(unregistered_remarks(table))
-    remarks.extend(quantization_remarks(table))
+    remarks.extend(quantization_remarks(table, quantized))
     remarks.extend(_neither(table))
     return tuple(remarks)
 

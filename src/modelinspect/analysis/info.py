@@ -312,7 +312,7 @@ _EPOCHS = ("epoch", "current_epoch")
 _STEPS = ("global_step", "iteration", "iter", "iter_num", "num_updates", "step", "steps", "global_steps")
 _SETTINGS = ("hyper_parameters.", "hparams.", "args.", "config.", "cfg.", "opt.", "options.", "adapter.")
 """What was asked of the training, rather than how far it got."""
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _INNERMOST = 2
 """Dots in the key of an entry that is of the whole file, such as ``trainer_state.epoch``."""
 
@@ -336,7 +336,9 @@ class _Searched:
         metadata = self._metadata
         return self._value(
             ends,
-            lambda key: not key.startswith(_SETTINGS) and _NUMBER.fullmatch(metadata[key][:40]) is not None,
+            lambda key: (
+                not key.startswith(_SETTINGS) and re.fullmatch(_NUMBER, metadata[key][:40]) is not None
+            ),
         )
 
     def writer(self) -> str:
@@ -396,7 +398,7 @@ def _optimizer(section: str, table: ParameterTable, said: OptimizerState) -> Opt
 
 _FEWEST = 3
 """Tensors that are put together; as many as a table of parameters folds."""
-_DIGITS = re.compile(r"[0-9]+")
+_DIGITS = r"[0-9]+"
 
 
 class _Group(NamedTuple):
@@ -430,11 +432,12 @@ def _largest(table: ParameterTable) -> tuple[LargestTensors, ...]:
 def _alike(table: ParameterTable) -> Iterator[_Group]:
     """Tensors by all that has to be equal in a block; a block has three or more."""
     tied_to = table.tied_to
+    without = re.compile(_DIGITS).sub
     groups: dict[tuple[str, tuple[int, ...], str, int], list[TensorInfo]] = {}
     for tensor in table:
         nbytes = tensor.nbytes
         if nbytes and tensor.name not in tied_to:
-            key = (_DIGITS.sub("0", tensor.name), tensor.shape, tensor.dtype.name, nbytes)
+            key = (without("0", tensor.name), tensor.shape, tensor.dtype.name, nbytes)
             groups.setdefault(key, []).append(tensor)
     for (*_, nbytes), tensors in groups.items():
         if len(tensors) >= _FEWEST:

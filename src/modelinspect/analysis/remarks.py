@@ -4,9 +4,15 @@ What several reports have to say about a table.
 
 from __future__ import annotations
 
-from modelinspect.analysis.quantization import quantization
+from typing import TYPE_CHECKING
+
 from modelinspect.errors import visible
 from modelinspect.tensors import Checkpoint, ParameterTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelinspect.analysis.quantization import QuantizationTotal
 
 __all__ = ["optimizer_remarks", "quantization_remarks", "unregistered_remarks"]
 
@@ -23,15 +29,18 @@ _QUANTIZED_LEAVES = frozenset(
 )  # fmt: skip
 
 
-def quantization_remarks(table: ParameterTable) -> tuple[str, ...]:
+def quantization_remarks(table: ParameterTable, totals: Sequence[QuantizationTotal]) -> tuple[str, ...]:
     """
     How much of a quantized model serves its weights, and what of it is not understood.
+
+    Args:
+        table: The model's tensors.
+        totals: Its weights in quantized layouts, by scheme.
     """
     leaves = {tensor.name.rpartition(".")[2] for tensor in table}
     unclear = _QUANTIZED_LEAVES & leaves
     if "indices" in leaves and any(tensor.name.endswith(".centroids.weight") for tensor in table):
         unclear |= {"centroids", "indices"}  # VPTQ
-    totals = quantization(table)
     if totals and unclear:
         serving = {name for row in table if row.quantized is not None for name in row.quantized.beside}
         rows = (row for row in table if row.quantized is None and row.name not in serving)

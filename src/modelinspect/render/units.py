@@ -144,10 +144,11 @@ _BYTE_UNITS = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
-_NUMBER = re.compile(r"([0-9][0-9_,]*)(?:\.([0-9]+))?\s*([A-Za-z]*)")
+# Texts, compiled by re when they are first used: few commands are given an amount.
+_NUMBER = r"([0-9][0-9_,]*)(?:\.([0-9]+))?\s*([A-Za-z]*)"
 # A comma only where it separates thousands: "1,5B" is not fifteen billion.
-_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*")
-_SCIENTIFIC = re.compile(r"[0-9]+(?:\.[0-9]+)?[eE][+]?[0-9]{1,2}")
+_GROUPED = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"
+_SCIENTIFIC = r"[0-9]+(?:\.[0-9]+)?[eE][+]?[0-9]{1,2}"
 _LONGEST = 40
 
 
@@ -174,7 +175,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _parse(text: str, units: Mapping[str, int], what: str, examples: str) -> int:
-    scientific = _SCIENTIFIC.fullmatch(text.strip())
+    scientific = re.fullmatch(_SCIENTIFIC, text.strip())
     if scientific is not None:
         from decimal import Decimal
 
@@ -182,10 +183,10 @@ def _parse(text: str, units: Mapping[str, int], what: str, examples: str) -> int
         if number != int(number):
             raise ValueError(f"{text!r} is not a whole number")
         return int(number)
-    found = _NUMBER.fullmatch(text.strip()) if len(text) <= _LONGEST else None
+    found = re.fullmatch(_NUMBER, text.strip()) if len(text) <= _LONGEST else None
     whole, decimals, suffix = found.groups() if found else ("", None, "")
     unit = units.get(suffix.lower())
-    if unit is None or not _GROUPED.fullmatch(whole):
+    if unit is None or not re.fullmatch(_GROUPED, whole):
         raise ValueError(f"{text[:_LONGEST]!r} is not {what}; examples: {examples}")
     decimals = decimals or ""
     digits = int(whole.replace(",", "").replace("_", "") + decimals)

@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import Any
 
 from modelinspect.errors import RefusedError, TargetError, visible
-from modelinspect.readers.directories.named_files import entries_of
 from modelinspect.readers.directories.sharded import has_weights, read_entries
 from modelinspect.readers.parts.inside import inside
 from modelinspect.readers.parts.natural_order import naturally_sorted
@@ -23,8 +22,19 @@ from modelinspect.tensors import Checkpoint
 
 __all__ = ["KINDS", "read_directory"]
 
-KINDS = ("hub_cache", "megatron", "dcp", "deepspeed", "pipeline")
-"""Modules beside this one with ``is_one(folder, entries)`` and ``read(folder, entries, target)``."""
+# Most folders are none of these, and a listing starts in a few milliseconds: a module is
+# imported where a name in the folder holds one of the words.
+KINDS = {
+    "hub_cache": ("snapshots",),
+    "megatron": ("latest_checkpointed_iteration", "common.pt", "mp_rank_"),
+    "dcp": ("metadata", ".distcp", "shard-"),
+    "deepspeed": ("latest", "_states.pt"),
+    "pipeline": ("model_index.json", "modules.json"),
+}
+"""
+Modules beside this one with ``is_one(folder, entries)`` and ``read(folder, entries, target)``,
+asked in this order; and words without which a folder is none of that kind.
+"""
 MAX_INNER = 1_000
 """Folders in the folder that are looked into."""
 _SHOWN = 8
@@ -57,7 +67,10 @@ def read_directory(folder: str, target: str) -> Checkpoint:
 
 def _kind(folder: str, entries: Sequence[str]) -> Any:
     """The module that reads such a folder; None: its files are read one by one."""
-    for name in KINDS:
+    names = "\n".join(entries)
+    for name, words in KINDS.items():
+        if not any(word in names for word in words):
+            continue
         module = import_module(f"modelinspect.readers.directories.{name}")
         if module.is_one(folder, entries):
             return module
@@ -66,6 +79,8 @@ def _kind(folder: str, entries: Sequence[str]) -> Any:
 
 def _inner(folder: str, entries: Sequence[str], target: str) -> list[str]:
     """Folders inside the folder that are checkpoints."""
+    from modelinspect.readers.directories.named_files import entries_of
+
     found = []
     for name in entries[:MAX_INNER]:
         path = os.path.join(folder, name)
@@ -100,6 +115,8 @@ def _from_inner(folder: str, inner: Sequence[str], target: str) -> Checkpoint:
 
 
 def _read_inner(folder: str, name: str, target: str) -> Checkpoint:
+    from modelinspect.readers.directories.named_files import entries_of
+
     path = inside(folder, name, target)
     entries = entries_of(folder, name, target)
     kind = _kind(path, entries)

@@ -118,10 +118,11 @@ _LIVE_WEIGHTS = "current_model_state"
 """What Lightning's WeightAveraging keeps the last weights as; its state_dict holds averaged ones."""
 # Words that are as often names of submodules: beside others like them they say nothing.
 _WEAK_WORDS = frozenset({"module", "net", "network", "weights", "params"})
-_EMA = re.compile(r"(^|[_.\-\s])(ema|swa|averaged|avg|teacher)([_.\-\s]|$)|^averaged")
-_OPTIMIZER = re.compile(r"optimi[sz]er|(^|[_.])(optims?|opt)([_.\d]|$)")
-_GRADIENTS = re.compile(r"^(grads?|gradients?)$")
-_OTHER = re.compile(
+# Texts, compiled by re when they are first used: a plain state_dict has no such keys.
+_EMA = r"(^|[_.\-\s])(ema|swa|averaged|avg|teacher)([_.\-\s]|$)|^averaged"
+_OPTIMIZER = r"optimi[sz]er|(^|[_.])(optims?|opt)([_.\d]|$)"
+_GRADIENTS = r"^(grads?|gradients?)$"
+_OTHER = (
     r"^(hyper_parameters|hparams|lr_?schedulers?|schedulers?|lr_sched.*|.*_scheduler|callbacks|loops|"
     r"(grad_?)?scaler|amp|.*rng.*|random.*|args|config|cfg|opts?|options|metrics|history|losses|"
     r"native_amp_scaling_state|frozen_param_fragments|datamodule.*|.*sampler.*|.*data_?loader.*)$"
@@ -133,15 +134,15 @@ def role_of(label: str) -> Role | None:
     if len(label) > MAX_SECTION_WORD:
         return None
     word = label.lower()
-    if _EMA.search(word):
+    if re.search(_EMA, word):
         return "ema"
     if word in _MODEL_WORDS:
         return "model"
-    if _OPTIMIZER.search(word):
+    if re.search(_OPTIMIZER, word):
         return "optimizer"
-    if _GRADIENTS.search(word):
+    if re.search(_GRADIENTS, word):
         return "gradients"
-    return "other" if _OTHER.search(word) else None
+    return "other" if re.search(_OTHER, word) else None
 
 
 def _split(walk: TensorWalk, symbol: Any, path: tuple[str, ...]) -> list[_Part]:
