@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import NamedTuple
 
 from modelinspect.errors import visible
@@ -113,6 +112,8 @@ class Scan:
         content: bytes,
         key: str,
     ) -> Finding:
+        from hashlib import sha256  # OpenSSL takes milliseconds to load, and most files have no findings
+
         pieces = (rule, item.record, key or message)
         digest = sha256("\0".join(pieces).encode("utf-8", "backslashreplace") + b"\0" + content)
         offset = absolute(item.source, position or 0)
