@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_bytes
 import pytest
 import torch
+from gguf_bytes import Gguf
 
 from modelinspect.analysis.scan import ScanReport, scan_target
 
@@ -272,7 +274,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pickle before the archive": (lambda: PAYLOAD + ARCHIVE, SYSTEM),
     "an archive behind a pickle": (lambda: HONEST + zipped({"x": PAYLOAD}), "polyglot"),
     "an archive behind a pickle runs": (lambda: HONEST + zipped({"x": PAYLOAD}), SYSTEM),
-    "an archive behind an archive": (lambda: ARCHIVE + HIDDEN, "zip-hidden"),
+    "an archive behind an archive": (lambda: ARCHIVE + HIDDEN, "polyglot"),
     "a pickle behind an archive": (lambda: ARCHIVE + PAYLOAD, SYSTEM),
     "a pickle behind a pickle in an archive": (lambda: zipped({"m/data.pkl": HONEST * 2}), "trailing-pickle"),
     "bytes behind a pickle in an archive": (
@@ -317,6 +319,32 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "HDF5 with a Lambda layer": (
         lambda: b"\x89HDF\r\n\x1a\n" + b'{"class_name": "Lambda"}',
         "keras-lambda",
+    ),
+    "a GGUF template that leaves its sandbox": (
+        lambda: Gguf().file([("tokenizer.chat_template", 8, "{{ x.__init__.__globals__ }}")], []),
+        "template-escape",
+    ),
+    "an ONNX tensor outside the folder": (
+        lambda: onnx_bytes.model(
+            onnx_bytes.graph(initializers=[onnx_bytes.tensor("w", [1], 1, external={"location": "../x"})])
+        ),
+        "external-data",
+    ),
+    "an ONNX tensor outside the folder, in a constant": (
+        lambda: onnx_bytes.model(
+            onnx_bytes.graph([
+                onnx_bytes.node("Constant", [], ["c"], [
+                    onnx_bytes.attribute(
+                        "value", value=onnx_bytes.tensor("w", [1], 1, external={"location": "/etc/passwd"})
+                    )
+                ])
+            ])
+        ),
+        "external-data",
+    ),
+    "an ONNX operator that is Python": (
+        lambda: onnx_bytes.model(onnx_bytes.graph([onnx_bytes.node("PyOp", [], ["c"], domain="ai.x")])),
+        "custom-operators",
     ),
     # Texts.
     "a Keras Lambda layer": (
@@ -397,6 +425,15 @@ def honest_files() -> dict[str, bytes]:
         "a quantized tensor": saved(torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)),
         "a sparse tensor": saved(torch.eye(3).to_sparse()),
         "arrays in a checkpoint": saved({"rng": np.arange(4), "seed": np.float64(3)}),
+        "tensors, pickled": pickle.dumps({"w": torch.zeros(2)}),
+        "GGUF": Gguf().file(
+            [("tokenizer.chat_template", 8, "{% for m in messages %}{{ m }}{% endfor %}")], []
+        ),
+        "ONNX": onnx_bytes.model(
+            onnx_bytes.graph(
+                [onnx_bytes.node("Relu", ["x"], ["y"])], [onnx_bytes.tensor("w", [1], 1, b"abcd")]
+            )
+        ),
         "an array": numbers.getvalue(),
         "an array of texts": objects,
         "arrays": several.getvalue(),

@@ -83,16 +83,25 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def look_at_graph(scan: Scan, item: Item) -> None:
-    """A model, if it is one."""
+def look_at_graph(scan: Scan, item: Item, certain: bool) -> bool:
+    """
+    A model, if it is one.
+
+    Args:
+        scan: Takes what is found.
+        item: Holds it.
+        certain: Its name says that it is one.
+    """
     graph = _Graph()
     try:
         read_message(Forward(item.source, "<", item.record or scan.file), "model", _RULES, graph.finished)
     except CheckpointError as error:
+        if not certain and not graph.graphs:
+            return False
         reason = error.details[0] if error.details else error.message
         scan.find(item, "header", f"it is no ONNX model, or a damaged one: {reason}")
     if not graph.graphs and not graph.domains:
-        return
+        return False
     scan.looked(item, "ONNX model")
     for domain, operator in list(graph.domains.items())[:_MAX_FOUND]:
         if domain not in _KNOWN:
@@ -103,6 +112,7 @@ def look_at_graph(scan: Scan, item: Item) -> None:
     folder = os.path.dirname(item.source.path)
     for place, tensor in list(graph.locations.items())[:_MAX_FOUND]:
         _check_place(scan, item, folder, place, tensor)
+    return True
 
 
 def _check_place(scan: Scan, item: Item, folder: str, place: str, tensor: str) -> None:

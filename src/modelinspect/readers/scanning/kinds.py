@@ -86,9 +86,12 @@ def may_be_pickle(head: bytes) -> bool:
     return bool(head) and head[0] in _OLD_STARTS
 
 
+_NO_TEXT = bytes(set(range(32)) - set(b"\t\n\f\r\x1b"))
+
+
 def is_text(head: bytes) -> bool:
     """Is it text that people read?"""
-    if b"\0" in head:
+    if head.translate(None, _NO_TEXT) != head:
         return False
     try:
         head.decode("utf-8")

@@ -166,4 +166,14 @@ def group_of(name: Global, script: bool = False) -> Group:
         return "understood"
     if is_dangerous(dotted) or not _REACHED.isdisjoint(parts[1:]):
         return "executes code"
+    if "." in name.name and _reaches(name.name.split(".")):
+        return "executes code"
     return "unknown"
+
+
+def _reaches(parts: list[str]) -> bool:
+    """Do attributes lead to a name that is dangerous, or to what a path or file can do?"""
+    if parts[0] in ("Path", "PosixPath", "WindowsPath"):
+        return True
+    tails = range(min(len(parts) - 1, _MAX_PARTS))
+    return any(is_dangerous(".".join(parts[at:])) for at in tails)

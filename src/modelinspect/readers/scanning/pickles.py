@@ -215,8 +215,9 @@ class _Examined:
 
     def names(self) -> None:
         """Each name, and a finding of each that is not understood."""
-        for name, group in self.groups.items():
+        for name in self.groups:
             calls = self.by_name.get(name, [])
+            group = self._group(name, calls)
             outer = _outermost(calls)
             texts = tuple(call_text(call) for call in outer[:_MAX_CALLS])
             record = self.item.record
@@ -234,6 +235,24 @@ class _Examined:
             position = outer[0].position if outer else name.position
             self.find(rule, _sentence(name, group, outer, texts), position, short_name(name))
             self._look_into_arguments(calls)
+
+    def _group(self, name: Global, calls: list[Call]) -> Group:
+        """
+        What is known of the name; a storage out of bytes is as good as what is in them.
+
+        ``pickle.dumps`` writes a tensor's storage as ``torch.storage._load_from_bytes(b"...")``, which
+        is a whole file of torch.save.
+        """
+        if name.dotted != _STORAGE_OF_BYTES or not calls:
+            return self.groups[name]
+        for call in calls:
+            if type(call.func) is not Global or next(_bytes_in(call.args), None) is None:
+                return self.groups[name]
+        if len(calls) > _MAX_NESTED:
+            return self.groups[name]
+        self.groups[name] = "understood"
+        self._look_into_arguments(calls, context="storage")
+        return "understood"
 
     def calls_of_results(self) -> None:
         """Calls of what is no name."""
@@ -257,7 +276,7 @@ class _Examined:
         rule = "not-looked-into" if isinstance(error, TooLongError) else rule
         self.find(rule, f"{reason}; {said}", self.pickle.end)
 
-    def _look_into_arguments(self, calls: Sequence[Call]) -> None:
+    def _look_into_arguments(self, calls: Sequence[Call], context: str = "argument") -> None:
         """Byte strings that are handed to a loader may be files."""
         for call in calls:
             for data in _bytes_in(call.args):
@@ -270,7 +289,8 @@ class _Examined:
                     source: Any = Part(item.source, data.position, data.nbytes)
                 else:
                     source = Held(item.source.path, data)
-                self.scan.push(item.inside(source, name, context="argument"))
+                is_pickle = context != "argument"
+                self.scan.push(item.inside(source, name, context=context, is_pickle=is_pickle))
 
 
 _CALLERS = frozenset({
@@ -278,6 +298,7 @@ _CALLERS = frozenset({
     "__newobj__", "__newobj_ex__", "_rebuild_parameter", "defaultdict",
 })  # fmt: skip
 _MAX_LOOKED = 16
+_STORAGE_OF_BYTES = "torch.storage._load_from_bytes"
 
 
 def _bytes_in(args: Any) -> Iterator[bytes | Blob]:
@@ -285,7 +306,7 @@ def _bytes_in(args: Any) -> Iterator[bytes | Blob]:
     if type(args) is not tuple:
         return
     for arg in args[:_MAX_LOOKED]:
-        if (type(arg) is bytes and len(arg) > 1) or (type(arg) is Blob and arg.kind != "integer"):
+        if (isinstance(arg, bytes) and len(arg) > 1) or (type(arg) is Blob and arg.kind != "integer"):
             yield arg
         elif type(arg) is str and len(arg) > 1 and arg.isascii():
             yield arg.encode()
@@ -304,7 +325,7 @@ def _encoded(call: Call) -> Iterator[bytes | Blob]:
             yield text.encode("latin-1")
         except UnicodeEncodeError:
             return
-    elif type(text) is bytes and call.func.name in ("bytes", "bytearray", "BytesIO"):
+    elif isinstance(text, bytes) and call.func.name in ("bytes", "bytearray", "BytesIO"):
         yield text
 
 

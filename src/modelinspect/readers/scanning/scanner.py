@@ -112,10 +112,11 @@ def _look_at_rest(scan: Scan, item: Item, head: bytes) -> None:
         from modelinspect.readers.scanning.texts import look_at_text
 
         look_at_text(scan, item, name)
-    elif name.lower().endswith((".onnx", ".ort")):
+    elif name.lower().endswith(".onnx") or (head[:1] == b"\x08" and not item.depth):
         from modelinspect.readers.scanning.graphs import look_at_graph
 
-        look_at_graph(scan, item)
+        if not look_at_graph(scan, item, certain=name.lower().endswith(".onnx")):
+            scan.looked(item, "data", into=False, why=UNKNOWN)
     else:
         scan.looked(item, "data", into=False, why=UNKNOWN)
 

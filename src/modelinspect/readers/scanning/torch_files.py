@@ -89,10 +89,11 @@ def check_records(scan: Scan, item: Item, directory: ZipDirectory, pickle: Pickl
     lies = 0
     for pid in pickle.pids:
         claimed = pid.pid
-        if type(claimed) is tuple and len(claimed) > 2 and type(claimed[2]) is str:
-            if claimed[2] in seen:
+        if _is_sized(claimed):
+            # Of one key a second type or size is a claim of its own.
+            if (claimed[2], id(claimed[1]), claimed[4]) in seen:
                 continue
-            seen.add(claimed[2])
+            seen.add((claimed[2], id(claimed[1]), claimed[4]))
         claim = read_claim(claimed)
         if isinstance(claim, str):
             text = claim
@@ -109,6 +110,13 @@ def check_records(scan: Scan, item: Item, directory: ZipDirectory, pickle: Pickl
             scan.find(item, "more", "more records are not of the size that the pickle claims")
             return
         scan.find(item, "size-lie", text)
+
+
+def _is_sized(pid: Any) -> bool:
+    """Has it a text for a key and a number of elements, both quick to hash?"""
+    if type(pid) is not tuple or len(pid) < 5:
+        return False
+    return type(pid[2]) is str and type(pid[4]) is int and pid[4].bit_length() <= 64
 
 
 def is_nothing(source: ByteSource, at: int) -> bool:

@@ -157,7 +157,7 @@ class _Records:
 
     def _hand_on(self, number: int, record: Record) -> None:
         lowered = record.name.lower()
-        if self.context == "script" and "/code/" in lowered:
+        if self.context == "script" and "/code/" in lowered and lowered.endswith(".py"):
             self.has_script = True
             return
         inner = open_record(self.scan, self.item, self.directory, record)
