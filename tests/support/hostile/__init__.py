@@ -1,0 +1,3 @@
+"""
+Files made to do harm, each with what is to come of it. See :mod:`hostile.entries`.
+"""

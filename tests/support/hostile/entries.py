@@ -1,0 +1,10 @@
+"""
+All hostile files that the tests make.
+"""
+
+from __future__ import annotations
+
+from hostile import pickles
+from hostile.entry import Hostile
+
+ENTRIES: tuple[Hostile, ...] = (*pickles.ENTRIES,)
