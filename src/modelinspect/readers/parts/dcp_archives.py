@@ -184,7 +184,7 @@ def places_back_to_back(source: ByteSource, path: str, where: str) -> list[Place
             raise DamagedFileError(
                 f"{visible(where)} holds more than the {MAX_ALONE:,} archives that are looked for"
             )
-        begin = min(read_directory(Window(source, 0, end)).headers)
+        begin = min(read_directory(Window(source, 0, end), last_of_several=True).headers)
         places.append(Place(path, begin, end - begin))
         end = begin
     return places[::-1]

@@ -319,9 +319,14 @@ class _Inflated:
         )
 
 
-def read_directory(source: ByteSource) -> ZipDirectory:
+def read_directory(source: ByteSource, *, last_of_several: bool = False) -> ZipDirectory:
     """
     Read the directory and the local headers of a zip archive; once a source.
+
+    Args:
+        source: What ends with the archive.
+        last_of_several: Other archives stand before it, so that the places that it gives count from
+            somewhere else: at those of the source there may be the directory of an archive just like it.
 
     Raises:
         DamagedFileError: There is no directory, or it makes no sense.
@@ -331,7 +336,7 @@ def read_directory(source: ByteSource) -> ZipDirectory:
     if isinstance(known, ZipDirectory):
         return known
     directory = ZipDirectory(source)
-    count, length, offset, shift = _find_end(source, directory)
+    count, length, offset, shift = _find_end(source, directory, last_of_several)
     if length > MAX_DIRECTORY_BYTES:
         raise LimitError(
             f"{visible(source.path)}: its zip directory claims {length:,} bytes",
@@ -351,7 +356,9 @@ def read_directory(source: ByteSource) -> ZipDirectory:
     return directory
 
 
-def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, int, int]:
+def _find_end(
+    source: ByteSource, directory: ZipDirectory, last_of_several: bool
+) -> tuple[int, int, int, int]:
     """
     Records, directory's length and first byte as claimed, and how far it all is shifted.
     """
@@ -377,7 +384,8 @@ def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, in
         )
     before = end
     if at >= _LOCATOR64.size and tail[at - _LOCATOR64.size : at - _LOCATOR64.size + 4] == b"PK\6\7":
-        count, length, offset, before = _find_end64(source, tail[at - _LOCATOR64.size : at], end)
+        locator = tail[at - _LOCATOR64.size : at]
+        count, length, offset, before = _find_end64(source, locator, end, last_of_several)
     shift = before - length - offset
     if shift < 0 or offset + shift > size:
         _damaged(source, f"its directory claims {length:,} bytes at byte {offset:,}, beyond its own end")
@@ -388,10 +396,13 @@ def _find_end(source: ByteSource, directory: ZipDirectory) -> tuple[int, int, in
     return count, length, offset, shift
 
 
-def _find_end64(source: ByteSource, locator: bytes, end: int) -> tuple[int, int, int, int]:
+def _find_end64(
+    source: ByteSource, locator: bytes, end: int, last_of_several: bool
+) -> tuple[int, int, int, int]:
     _, _, claimed, _ = _LOCATOR64.unpack(locator)
     # Where bytes stand before the archive it lies further on, but still before its locator.
-    for at in (claimed, end - _LOCATOR64.size - _END64.size):
+    places = (claimed, end - _LOCATOR64.size - _END64.size)
+    for at in reversed(places) if last_of_several else places:
         if not 0 <= at <= end - _LOCATOR64.size - _END64.size:
             continue
         fields = _END64.unpack(source.read(at, _END64.size, "the zip64 end of the archive"))

@@ -23,6 +23,7 @@ __all__ = ["look_at_zip"]
 _BATCH = 4096
 _END = 22
 _SEVERAL = ".distcp"
+_BEFORE = "archive at byte 0"
 _HEAD = 16
 _MAX_NAMES = 10
 _TORCH = ("torch.save archive", "TorchScript archive", "torch.export archive", "torch.package archive")
@@ -35,6 +36,8 @@ _CONTEXTS = {
 
 def look_at_zip(scan: Scan, item: Item) -> None:
     """An archive of any kind."""
+    if scan.file.endswith(_SEVERAL) and not item.depth:
+        item = _last_of_several(scan, item)
     source = item.source if not item.begin else Part(item.source, item.begin, item.source.size - item.begin)
     try:
         directory = read_directory(source)
@@ -58,19 +61,43 @@ def look_at_zip(scan: Scan, item: Item) -> None:
 def _archive_before(scan: Scan, item: Item, directory: ZipDirectory) -> int:
     """
     Hand on the archive that ends where this one begins; gives the byte where that is, else 0.
-
-    A file of torch.distributed.checkpoint is one archive behind the other; anywhere else that is odd.
     """
     first, source = min(directory.headers), directory.source
-    if first < _END or source.read(first - _END, 4) != b"PK\5\6":
+    if not _ends_at(source, first):
         return 0
-    if not scan.file.endswith(_SEVERAL):
-        text = "another archive ends where this one begins: loaders that read from the front read that"
-        scan.find(item, "polyglot", text, first)
-    name = f"archive before byte {first}"
-    record = item.record.rpartition("archive before")[0] + name
-    scan.push(item._replace(source=Part(source, 0, first), record=record, begin=0, after=None))
+    text = "another archive ends where this one begins: loaders that read from the front read that"
+    scan.find(item, "polyglot", text, first)
+    record = item.record.rpartition("archive before")[0] + f"archive before byte {first}"
+    scan.push(item._replace(source=_stretch(source, 0, first), record=record, begin=0, after=None))
     return first
+
+
+def _last_of_several(scan: Scan, item: Item) -> Item:
+    """
+    The last archive of a file of torch.distributed.checkpoint, as if it were alone; hands on those before it.
+
+    Such a file is one archive behind the other, each of which is loaded by itself (FORMATS: DCP).
+    """
+    try:
+        first = min(read_directory(item.source, last_of_several=True).headers)
+    except CheckpointError:
+        return item
+    if not _ends_at(item.source, first):
+        return item
+    scan.push(item._replace(source=_stretch(item.source, 0, first), record=_BEFORE, is_archive=True))
+    last = _stretch(item.source, first, item.source.size - first)
+    return item._replace(source=last, record=f"archive at byte {first}", is_archive=True)
+
+
+def _ends_at(source: ByteSource, at: int) -> bool:
+    return at >= _END and source.read(at - _END, 4) == b"PK\5\6"
+
+
+def _stretch(source: ByteSource, start: int, size: int) -> Part:
+    """Bytes of a source; of a stretch of another one those, so that thousands don't lie inside each other."""
+    if isinstance(source, Part):
+        return Part(source.outer, source.start + start, size)
+    return Part(source, start, size)
 
 
 def _what_it_is(directory: ZipDirectory) -> str:
