@@ -535,6 +535,14 @@ def test_objects_of_the_checkpoint_are_not_run(tmp_path: Path) -> None:
     assert not proof.exists()
 
 
+def test_more_names_than_its_bytes_explain(tmp_path: Path) -> None:
+    """One object under a million names takes 12 MB and would take 400 MB of memory."""
+    nothing = BytesStorageMetadata()
+    entries: dict[str, Any] = {f"n{n}": nothing for n in range(200_000)}
+    with pytest.raises(LimitError, match="claims more than is read"):
+        read(written(tmp_path / "x", Metadata(entries)))
+
+
 def test_cycles_and_shared_objects_end(tmp_path: Path) -> None:
     """Objects that hold themselves, and one list of chunks for a thousand tensors."""
     loop: dict[Any, Any] = {}

@@ -25,6 +25,9 @@ __all__ = ["KNOWN_GLOBALS", "Chunk", "ChunkedTensor", "Description", "Place", "d
 
 FREE_WORK = 1_000_000
 """Chunks, axes and steps of paths that any checkpoint may list; and one more for every byte."""
+FREE_ENTRIES = 100_000
+BYTES_PER_ENTRY = 64
+"""Tensors and objects that any checkpoint may name, and one more for so many bytes: torch writes 150."""
 MAX_NAME = 4_096
 MAX_AXES = 64
 MAX_SAID = 200
@@ -63,7 +66,7 @@ class Chunk(NamedTuple):
     place: Place
 
 
-@dataclass
+@dataclass(slots=True)
 class ChunkedTensor:
     """A tensor as the whole checkpoint has it, and its pieces."""
 
@@ -125,15 +128,16 @@ def describe(pickle: Pickle, where: str) -> Description:
         DamagedFileError: It is no such object, or contradicts itself.
         LimitError: It leads to more than one of its size may.
     """
-    return _Reading(where, FREE_WORK + pickle.end).read(pickle.value)
+    return _Reading(where, pickle.end).read(pickle.value)
 
 
 class _Reading:
     """One file's objects, which may share each other at will: so all work is counted."""
 
-    def __init__(self, where: str, work: int) -> None:
+    def __init__(self, where: str, nbytes: int) -> None:
         self.where = where
-        self.most = self.left = work
+        self.most = self.left = FREE_WORK + nbytes
+        self.most_entries = FREE_ENTRIES + nbytes // BYTES_PER_ENTRY
         self.found = Description()
         self.places: dict[tuple[str, Shape | None], Place] = {}
 
@@ -142,6 +146,8 @@ class _Reading:
         entries = fields.get("state_dict_metadata")
         if type(entries) is not PickledDict:
             self.damaged("it holds no state_dict_metadata")
+        if len(entries.flat) // 2 > self.most_entries:
+            raise self.too_many(f"names (limit: {self.most_entries:,})")
         if type(storages := fields.get("storage_data")) is PickledDict:
             self.storages(storages)
         for name, value in self.pairs(entries):

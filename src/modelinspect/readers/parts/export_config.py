@@ -23,7 +23,9 @@ __all__ = ["Given", "Graph", "Meta", "Payload", "as_given", "load_graph", "load_
 
 MAX_JSON_BYTES = 20_000_000
 """Of a document: 270 bytes a tensor."""
-MAX_SIGNATURE_BYTES = 16_000_000
+MAX_SIGNATURE_BYTES = 8_000_000
+_END_BYTES = 1_000_000
+"""At the end of a graph's document, where it says what wrote it."""
 FREE_PARTS = 100_000
 """Lists and objects, and commas, that any document may have ..."""
 BYTES_PER_LIST, BYTES_PER_COMMA = 20, 8
@@ -202,7 +204,7 @@ def load_graph(raw: bytes) -> Graph:
     Graphs have megabytes, mostly of operators and the lines of code that they come from. So only the
     signature is parsed, and found by its key: inside a text its quotes would be escaped.
     """
-    text = raw.decode("utf-8", "replace")
+    text = raw.decode("latin-1")  # which takes no more memory than the bytes
     return Graph(_inputs(text), _facts(text))
 
 
@@ -212,7 +214,7 @@ def _inputs(text: str) -> dict[str, Given]:
     if at is None or end < 0 or end - at.end() > MAX_SIGNATURE_BYTES:
         return {}
     try:
-        specs = load_json(text[at.end() : end].rstrip(", \n").encode(), "signature")
+        specs = load_json(text[at.end() : end].rstrip(", \n").encode("latin-1"), "signature")
     except (DamagedFileError, LimitError):
         return {}
     found: dict[str, Given] = {}
@@ -242,8 +244,7 @@ def as_given(form: str, persistent: Any = None) -> Given:
 
 
 def _facts(text: str) -> dict[str, str]:
-    # What wrote it stands behind the graph.
-    end = text[-MAX_SIGNATURE_BYTES // 64 :]
+    end = text[-_END_BYTES:]
     facts: dict[str, str] = {}
     found = _TORCH.search(end)
     if found:
