@@ -150,11 +150,8 @@ class _Row(NamedTuple):
     dtype: DType
     offset: int
     """From where the data begins."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self.dtype.nbytes(prod(self.shape))
+    nbytes: int
+    """Bytes that it takes."""
 
 
 class _Header:
@@ -178,7 +175,11 @@ class _Header:
         self.forward = Forward(source, self.order, target, start=8)
         self.count = struct.Struct(self.order + ("I" if self.version == 1 else "Q"))
         self.u32 = struct.Struct(self.order + "I")
-        self.type_and_offset = struct.Struct(self.order + "IQ")
+        # By the number of axes: that number, the shape, the type and where the bytes are.
+        self.places = [
+            struct.Struct(f"{self.order}I{axes}{self.count.format[-1]}IQ") for axes in range(MAX_AXES + 1)
+        ]
+        self.shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.items = 0
         self.texts = 0
         width = self.count.size
@@ -360,15 +361,19 @@ class _Header:
                 details=(f"limit: {MAX_LEVELS:,} dotted parts in the name of a tensor",),
             )
         forward = self.forward
-        (axes,) = forward.unpack(self.u32, "the number of a tensor's axes")
+        at = forward.need(4, "the number of a tensor's axes")
+        (axes,) = self.u32.unpack_from(forward.held, at)
         if axes > MAX_AXES:
             raise forward.damaged(f"tensor {_short(name)} has {axes:,} axes; the format allows {MAX_AXES}")
-        shape = forward.unpack(struct.Struct(f"{self.order}{axes}{self.count.format[-1]}"), "a shape")[::-1]
-        number, offset = forward.unpack(self.type_and_offset, "the type and place of a tensor")
+        _, *fastest_first, number, offset = forward.unpack(
+            self.places[axes], "the shape, type and place of a tensor"
+        )
         dtype = BY_GGML.get(number)
         if dtype is None:
             raise _unknown_type(self.target, name, number)
-        return _Row(name, shape, dtype, offset)
+        shape = tuple(reversed(fastest_first))
+        shape = self.shapes.setdefault(shape, shape)  # few differ, and a million may be equal
+        return _Row(name, shape, dtype, offset, dtype.nbytes(prod(shape)))
 
 
 def _unknown_type(target: str, name: str, number: int) -> CheckpointError:
@@ -457,12 +462,11 @@ def _check_places(rows: Sequence[_Row], start: int, alignment: int, size: int, t
 
 def _table(rows: Sequence[_Row], start: int, path: str, order: str) -> Sequence[TensorInfo]:
     byteorder = repeat("big" if order == ">" else "little")
-    names, shapes, dtypes, offsets = zip(*rows) if rows else ((), (), (), ())
+    names, shapes, dtypes, offsets, sizes = zip(*rows) if rows else ((), (), (), (), ())
     storages = map(
         Storage._make,
         zip(
-            repeat(path), names, [start + offset for offset in offsets],
-            [row.nbytes for row in rows], repeat("cpu"), byteorder,
+            repeat(path), names, map(start.__add__, offsets), sizes, repeat("cpu"), byteorder,
         ),
     )  # fmt: skip
     quantized = {row.name[: -len(".weight")] for row in rows if row.dtype.block > 1}
