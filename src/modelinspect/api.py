@@ -376,7 +376,7 @@ def footprint(
 
     Example:
         >>> footprint("last.ckpt").remedies[0]  # doctest: +SKIP
-        Remedy(text='save without the optimizer', saves=9187328)
+        Remedy(text='save without the optimizer', saves=9187328, tensors=())
     """
     from modelinspect.analysis.footprint import footprint as of_checkpoint
 

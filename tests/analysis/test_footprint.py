@@ -225,6 +225,20 @@ def test_cloning_saves_what_it_says(tmp_path: Path) -> None:
     assert "waste" not in looked_at(tmp_path / "cloned.pt").groups
 
 
+def test_each_view_of_a_storage_is_to_be_cloned(tmp_path: Path) -> None:
+    """One that is left as it is keeps the whole storage, so the remedy names them all."""
+    large = torch.randn(500, 100)
+    views = {"head": large[:3], "tail": large[400:410, :5], "own": torch.randn(9)}
+    torch.save({"model": views, "optimizer": {}}, tmp_path / "views.pt")
+    [remedy] = looked_at(tmp_path / "views.pt").remedies
+    assert remedy.tensors == ("head", "tail")
+    assert remedy.text.endswith("head, tail")
+    cloned = {name: view.clone() if name in remedy.tensors else view for name, view in views.items()}
+    torch.save({"model": cloned, "optimizer": {}}, tmp_path / "cloned.pt")
+    less = (tmp_path / "views.pt").stat().st_size - (tmp_path / "cloned.pt").stat().st_size
+    assert abs(less - remedy.saves) < 300
+
+
 def test_views_that_share_all_of_a_storage_are_no_waste(tmp_path: Path) -> None:
     """Three column blocks of one matrix, as of fused attention: nothing is slack, nothing to clone."""
     fused = torch.randn(64, 96)

@@ -99,6 +99,7 @@ def test_json_holds_everything() -> None:
     assert document["files"][0]["path"] == "runs/last.pt"
     assert document["remedies"][0] == {
         "remedy": "save without the optimizer", "saves": 8_000_192, "share": 8_000_192 / document["bytes"],
+        "tensors": [],
     }  # fmt: skip
     assert document["duplicates"][2] == {
         "names": ["z0", "z1"], "bytes": 96, "evidence": "checksum", "fill": "zeros",

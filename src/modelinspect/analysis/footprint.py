@@ -37,6 +37,8 @@ _GROUPS: dict[str, Group] = {
 }  # fmt: skip
 _NAME = 200
 """Characters of a tensor's name in a remedy."""
+_VIEWS = 3
+"""Names in a remedy's text."""
 _WORDS, _WORD = 6, 40
 """Names of settings beside a pickle's line, and characters of one."""
 _ORDER: tuple[Group, ...] = ("tensors", "contents", "container", "waste")
@@ -66,6 +68,8 @@ class Remedy(NamedTuple):
     text: str
     saves: int
     """Bytes."""
+    tensors: tuple[str, ...] = ()
+    """Those that something is to be done with."""
 
 
 class FileTotal(NamedTuple):
@@ -216,11 +220,14 @@ def _remedies(
     sums: Counter[str] = Counter()
     for line in lines:
         sums[line.kind] += line.nbytes
-    views = [one for one in claims.held.values() if one.saved_by_cloning()] if sums["slack"] else []
+    held = [one for one in claims.held.values() if one.saved_by_cloning()] if sums["slack"] else []
+    held.sort(key=lambda one: -one.saved_by_cloning())
+    views = tuple(name for one in held for name in claims.views(one))
     proposed = [
         Remedy(
-            f".clone() before saving, of views of larger storages: {_largest(views, claims)}",
-            sum(one.saved_by_cloning() for one in views),
+            f".clone() before saving, of views of larger storages: {_some(views)}",
+            sum(one.saved_by_cloning() for one in held),
+            views,
         ),
         Remedy("save without the optimizer", sums["optimizer"] if sums["model"] else 0),
         Remedy("save without the gradients", sums["gradients"] if sums["model"] else 0),
@@ -232,13 +239,10 @@ def _remedies(
     return tuple(sorted((one for one in proposed if one.saves > 0), key=lambda one: -one.saves))
 
 
-def _largest(views: Sequence[Held], claims: Claims) -> str:
-    """The view that drags most along, and how many others there are."""
-    if not views:
-        return ""
-    largest = max(views, key=lambda one: one.saved_by_cloning())
-    more = f" and {len(views) - 1:,} more" if len(views) > 1 else ""
-    return visible(claims.names[largest.storage][:_NAME]) + more
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many others there are; a view left as it is keeps its whole storage."""
+    more = f" and {len(names) - _VIEWS:,} more" if len(names) > _VIEWS else ""
+    return ", ".join(visible(name[:_NAME]) for name in names[:_VIEWS]) + more
 
 
 def _notes(claims: Claims, shares: Shares, lines: Sequence[FootprintLine], nbytes: int) -> Iterable[str]:

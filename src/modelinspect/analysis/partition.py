@@ -64,6 +64,7 @@ class Claims:
         """A tensor of each storage, preceded by its section's name where there are several."""
         self.shared: dict[tuple[str, str], list[int]] = {}
         """Of a section and the earlier one that has the bytes: tensors and bytes."""
+        self.has_sections = False
         self.without_bytes = 0
         """Tensors that are saved without any."""
         self._known: dict[Key, int] = {}
@@ -76,6 +77,12 @@ class Claims:
             number = self._known[key] = len(self.lines)
             self.lines.append(key)
         return number
+
+    def views(self, one: Held) -> Iterator[str]:
+        """Names of all tensors of a storage, preceded by their sections' where there are several."""
+        for tensor, line in one.pieces:
+            section = self.lines[line][1]
+            yield f"{section}.{tensor.name}" if section and self.has_sections else tensor.name
 
     def add(self, tensor: TensorInfo, storage: Storage, section: str, line: int, slack: int) -> bool:
         """A tensor and the storage that it looks into. Is it the first there?"""
@@ -106,10 +113,11 @@ def claims_of(checkpoint: Checkpoint) -> Claims:
     """
     claims = Claims()
     order = sorted(checkpoint.tables, key=lambda name: name != checkpoint.model_section)
+    claims.has_sections = len(order) > 1
     for name in order:
         table, role = checkpoint.tables[name], checkpoint.roles[name]
         slack = claims.line("slack", name, "slack of views")
-        prefix = f"{name}." if name and len(order) > 1 else ""
+        prefix = f"{name}." if name and claims.has_sections else ""
         word_of = _labeller(role)
         for tensor in (*table.tensors, *table.unregistered):
             line = claims.line(role, name, word_of(tensor))

@@ -4,7 +4,8 @@ Views of :class:`~modelinspect.analysis.footprint.FootprintReport`: a table with
 JSON (``bytes --json``): ``target``, ``format``; ``bytes``, the size of all files, which the
 ``bytes`` of ``lines`` add up to; ``waste`` in bytes, ``waste_share`` of all; ``groups``, an object of
 ``tensors``, ``contents``, ``container``, ``waste`` to bytes; ``files``, a list of objects ``path``,
-``bytes``, ``groups``; ``remedies``, a list of objects ``remedy``, ``saves`` in bytes, ``share``;
+``bytes``, ``groups``; ``remedies``, a list of objects ``remedy``, ``saves`` in bytes, ``share``,
+``tensors`` (names of those to clone);
 ``duplicates``, null where nothing is known, else a list of objects ``names``, ``bytes`` of each,
 ``evidence`` (``checksum`` or ``values``), ``fill`` (``zeros``, ``ones``, ``unknown`` or empty);
 ``bytes_read``; ``lines``, a list of objects ``key``, ``bytes``, ``share``, ``group``, ``kind``,
@@ -190,7 +191,8 @@ def _summary(report: FootprintReport) -> dict[str, Any]:
         "groups": report.groups,
         "files": [{"path": one.path, "bytes": one.nbytes, "groups": one.groups} for one in report.files],
         "remedies": [
-            {"remedy": one.text, "saves": one.saves, "share": one.saves / whole} for one in report.remedies
+            {"remedy": one.text, "saves": one.saves, "share": one.saves / whole, "tensors": one.tensors}
+            for one in report.remedies
         ],
         "duplicates": None
         if report.duplicates is None
