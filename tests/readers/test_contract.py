@@ -138,7 +138,7 @@ class Writer(NamedTuple):
     """How a format's own library writes tensors, and what the format can't do."""
 
     suffix: str
-    write: Callable[[StateDict, Any], None]
+    write: Callable[[StateDict, Any], object]
     lacks: tuple[str, ...] = ()
     """Names in :func:`small` that it has no way to hold."""
     says_where_it_ends: bool = True

@@ -274,7 +274,7 @@ class Loads:
         self.value = value
 
     def __reduce__(self) -> Any:
-        return torch.storage._load_from_bytes, (self.value,)  # type: ignore[attr-defined]
+        return torch.storage._load_from_bytes, (self.value,)
 
 
 def test_files_inside_files_end(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import pickle
 import struct
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def state_dict() -> dict[str, Any]:
     )  # fmt: skip
 
 
-VALUES = {
+VALUES: dict[str, Callable[[], Any]] = {
     "state_dict": state_dict,
     "checkpoint": lambda: {"state_dict": state_dict(), "epoch": 3, "optimizer": [torch.zeros(4)]},
     "tensor": lambda: torch.arange(3.0),

@@ -27,6 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 class Block(nn.Module):
     """Of everything that a module can hold: two buffers, plain tensors, lists, numbers."""
 
+    mean: torch.Tensor
+    scratch: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.lin = nn.Linear(3, 4)
@@ -41,7 +44,7 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Use all of it."""
         total = self.lin(x + self.frozen) + self.mean.sum() + self.scratch.sum() + self.plain.sum()
-        return total + len(self.names) + self.sizes[0] + self.some[0].sum() + torch.tensor([1.0, 2.0]).sum()
+        return total + len(self.names) + self.sizes[0] + self.some[0].sum() + torch.tensor([1.0, 2.0]).sum()  # type: ignore[no-any-return]
 
 
 class Net(nn.Module):
@@ -56,7 +59,7 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Use all of it."""
-        return self.first(self.seq(x)) + self.again(x) + self.tied.sum()
+        return self.first(self.seq(x)) + self.again(x) + self.tied.sum()  # type: ignore[no-any-return]
 
 
 def scripted() -> torch.jit.ScriptModule:
@@ -66,7 +69,7 @@ def scripted() -> torch.jit.ScriptModule:
 
 def traced() -> torch.jit.ScriptModule:
     """By a run; plain tensors become constants."""
-    return torch.jit.trace(Net().eval(), torch.zeros(2, 3))
+    return torch.jit.trace(Net().eval(), torch.zeros(2, 3))  # type: ignore[no-any-return]
 
 
 def half() -> torch.jit.ScriptModule:
