@@ -413,6 +413,18 @@ def test_what_is_made_by_hand_is_read(tmp_path: Path) -> None:
     assert together(row).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_flat_names_make_sections_where_one_is_an_optimizers(tmp_path: Path) -> None:
+    """Megatron's metadata has names alone: moments are not taken for parameters."""
+    names = ["decoder.weight", "optimizer.state.exp_avg.decoder.weight"]
+    places = {at(name): stored() for name in names}
+    metadata = Metadata({name: entry() for name in names}, {name: (name,) for name in names}, places)
+    checkpoint = read(written(tmp_path / "x", metadata))
+    assert checkpoint.roles == {"optimizer": "optimizer", "": "model"}
+    assert mi.count(checkpoint).unique == 6
+    flat = Metadata({"opt.weight": entry(), "w": entry()}, None, {at("opt.weight"): stored(), at(): stored()})
+    assert set(read(written(tmp_path / "y", flat)).tables) <= {"", "opt"}
+
+
 Case = Callable[[], Any]
 BROKEN: dict[str, tuple[Case, str]] = {
     "no metadata": (lambda: {"w": torch.zeros(2)}, "no state_dict_metadata"),

@@ -397,11 +397,12 @@ def _jobs(description: Description, objects: int) -> Iterable[_Job]:
 
 def _paths(description: Description) -> dict[str, Path]:
     """
-    Name to its keys. Where the planner says none, names are those of a flat state_dict: their first
-    words make sections only if one of them is an optimizer's.
+    Name to its keys. Where the planner says no more than the names, as Megatron's does, they are those
+    of a flat state_dict: their first words make sections only if one of them is an optimizer's.
     """
-    if description.paths:
-        return {name: description.paths.get(name, (name,)) for name in description.order}
+    paths = {name: description.paths.get(name, (name,)) for name in description.order}
+    if any(len(path) > 1 for path in paths.values()):
+        return paths
     tops = {name: role_of(name.partition(".")[0]) for name in description.order if "." in name}
     if "optimizer" not in tops.values():
         return {name: (name,) for name in description.order}
