@@ -4,7 +4,7 @@ All hostile files that the tests make.
 
 from __future__ import annotations
 
-from hostile import pickles
+from hostile import archives, pickles
 from hostile.entry import Hostile
 
-ENTRIES: tuple[Hostile, ...] = (*pickles.ENTRIES,)
+ENTRIES: tuple[Hostile, ...] = (*pickles.ENTRIES, *archives.ENTRIES)
