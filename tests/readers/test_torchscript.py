@@ -27,9 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 class Block(nn.Module):
     """Of everything that a module can hold: two buffers, plain tensors, lists, numbers."""
 
-    mean: torch.Tensor
-    scratch: torch.Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.lin = nn.Linear(3, 4)
@@ -43,7 +40,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Use all of it."""
-        total = self.lin(x + self.frozen) + self.mean.sum() + self.scratch.sum() + self.plain.sum()
+        total = self.lin(x + self.frozen) + self.mean.sum() + self.scratch.sum() + self.plain.sum()  # type: ignore[operator]
         return total + len(self.names) + self.sizes[0] + self.some[0].sum() + torch.tensor([1.0, 2.0]).sum()  # type: ignore[no-any-return]
 
 
