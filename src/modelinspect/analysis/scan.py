@@ -48,7 +48,7 @@ class ScanReport(Displayed):
     @property
     def headline(self) -> str:
         """One sentence: what would run or be imported; else what was looked at."""
-        runs = [finding.message for finding in self.findings if finding.rule in _RUNS]
+        runs = list(dict.fromkeys(each.message for each in self.findings if each.rule in _RUNS))
         if runs:
             return f"what would run: {_listed([text.removeprefix('runs ') for text in runs])}"
         unknown = [one.dotted for one in self.globals if one.group == "unknown"]

@@ -211,6 +211,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a key of keys": (lambda: b"\x80\x02}N\x85" + b"2\x86" * 60 + b"Ns.", "exhausts"),
     "a set of sets": (lambda: b"\x80\x04\x8f(N\x85" + b"2\x86" * 60 + b"\x90.", "exhausts"),
+    "a name without a protocol": (lambda: text("os") + text("getcwd") + b"\x93)R.", SYSTEM),
     "an odd encoding": (lambda: b"\x80\x02c_codecs\nencode\nX\1\0\0\0aX\4\0\0\0idna\x86R.", "exhausts"),
     "a memo of 2 billion": (lambda: b"\x80\x02Nr\xff\xff\xff\x7f.", "exhausts"),
     # NumPy.
@@ -415,6 +416,8 @@ def honest_files() -> dict[str, bytes]:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), script)
     several = io.BytesIO()
     np.savez(several, a=np.arange(3), b=np.zeros((2, 2)))
+    compressed = io.BytesIO()
+    np.savez_compressed(compressed, a=np.arange(3), b=np.zeros((1000, 1000)))
     return {
         "a pickle": pickle.dumps({"a": [1, (2.0, "x")], "b": {1, 2}}, 4),
         "pickles in a row": HONEST * 3,
@@ -437,6 +440,7 @@ def honest_files() -> dict[str, bytes]:
         "an array": numbers.getvalue(),
         "an array of texts": objects,
         "arrays": several.getvalue(),
+        "arrays, compressed": compressed.getvalue(),
         "TorchScript": script.getvalue(),
         "gzip": gzip.compress(pickle.dumps([1, 2])),
         "a tar archive": tarred({"a.txt": b"hello\n", "b.pkl": HONEST}),

@@ -38,8 +38,10 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
 _ANY_START = tuple(start for start, _ in _STARTS)
 # A zlib stream begins with the method and a check bit pattern (RFC 1950): joblib writes those.
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-# Opcodes that a pickle of protocol 0 or 1 can begin with: they push something.
-_OLD_STARTS = frozenset(b"(]}cilILNVSFGJKMTUX)pqP0")
+# Opcodes that a pickle without a protocol can begin with: they push something onto an empty stack.
+_STARTS_OF_PICKLES = frozenset(
+    b"(]}cILNVSFGJKMTUX)PCB\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\x97"
+)
 
 
 def kind_of(head: bytes, size: int) -> str:
@@ -83,7 +85,7 @@ def may_be_pickle(head: bytes) -> bool:
     """Could a pickle begin so? To be asked before one is read."""
     if head[:1] == b"\x80":
         return len(head) > 2 and head[1] <= 5
-    return bool(head) and head[0] in _OLD_STARTS
+    return bool(head) and head[0] in _STARTS_OF_PICKLES
 
 
 _NO_TEXT = bytes(set(range(32)) - set(b"\t\n\f\r\x1b"))

@@ -83,7 +83,7 @@ def seems_a_pickle(pickle: Pickle, error: CheckpointError | None, has_mark: bool
     if error is not None:
         odd = bool(pickle.calls or pickle.findings) or isinstance(error, LimitError)
         return (named and bool(pickle.calls)) or (has_mark and odd)
-    return named or has_mark
+    return named or has_mark or bool(pickle.calls)
 
 
 def look_at_pickles(scan: Scan, item: Item) -> bool:
@@ -289,6 +289,8 @@ class _Examined:
                     source: Any = Part(item.source, data.position, data.nbytes)
                 else:
                     source = Held(item.source.path, data)
+                # A pickle in a pickle is work beside that on the file itself.
+                self.scan.budget.unread -= source.size
                 is_pickle = context != "argument"
                 self.scan.push(item.inside(source, name, context=context, is_pickle=is_pickle))
 

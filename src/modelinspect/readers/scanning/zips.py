@@ -175,27 +175,29 @@ class _Records:
         heads = directory.source.read_each(places, "the beginning of a record")
         for number, head in zip(numbers, heads):
             is_stored = directory.marks[number][2:] == b"\0\0"
-            if is_stored and _is_data(directory.names[number], head, directory.sizes[number]):
+            is_numbers = is_stored and _is_data(directory.names[number], head, directory.sizes[number])
+            if is_numbers or self._hand_on(number, directory.record(number)):
                 records += 1
                 nbytes += directory.sizes[number]
-            else:
-                self._hand_on(number, directory.record(number))
         return _Kept(records, nbytes)
 
-    def _hand_on(self, number: int, record: Record) -> None:
+    def _hand_on(self, number: int, record: Record) -> bool:
+        """Let a record be looked into; True where it is but numbers, which compression hid."""
         lowered = record.name.lower()
         if self.context == "script" and "/code/" in lowered and lowered.endswith(".py"):
             self.has_script = True
-            return
+            return False
+        before = len(self.scan.findings)
         inner = open_record(self.scan, self.item, self.directory, record)
         if inner is None:
-            return
+            return len(self.scan.findings) == before
         is_pickle = lowered.endswith(PICKLE_SUFFIXES)
         part = self.item.inside(inner, record.name, context=self.context, is_pickle=is_pickle)
         if is_pickle or not isinstance(inner, Part):
             self._check_sum(number, part, inner)
         after = self._check_records if number == self.main else None
         self.scan.push(part._replace(after=after))
+        return False
 
     def _check_sum(self, number: int, part: Item, inner: ByteSource) -> None:
         if self.checksums is None:
