@@ -389,21 +389,25 @@ def _neither(table: ParameterTable) -> list[str]:
     """Tensors that are no parameters and no buffers: an optimizer's, or of something else."""
     kinds: Counter[str] = Counter(tensor.kind for tensor in table)
     sentences = {"optimizer": "hold optimizer state", "other": "are neither parameters nor buffers"}
+    one = {"optimizer": "holds optimizer state", "other": "is neither parameter nor buffer"}
     return [
         f"{kinds[kind]:,} tensors {what}, and are not counted"
+        if kinds[kind] > 1
+        else f"1 tensor {one[kind]}, and is not counted"
         for kind, what in sentences.items()
         if kinds[kind]
     ]
 
 
 def _inferred_buffers(inferred: list[TensorInfo]) -> str:
-    leaves = Counter(tensor.name.rpartition(".")[2] for tensor in inferred)
+    # Of names in ONNX the parts are divided by slashes.
+    leaves = Counter(tensor.name.rpartition(".")[2].rpartition("/")[2] for tensor in inferred)
     listed = ", ".join(
         f"{visible(leaf)} ×{n}" if n > 1 else visible(leaf) for leaf, n in leaves.most_common(6)
     )
     more = ", …" if len(leaves) > 6 else ""
     plural = "s" if len(inferred) > 1 else ""
-    taken = f"{len(inferred)} tensor{plural} taken for buffers by name or data type"
+    taken = f"{len(inferred):,} tensor{plural} taken for buffers by name or data type"
     return f"{taken}, and not counted: {listed}{more}"
 
 

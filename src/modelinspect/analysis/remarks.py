@@ -83,10 +83,12 @@ def optimizer_remarks(checkpoint: Checkpoint, unique: int) -> tuple[str, ...]:
                 if leaf in by_leaf:
                     by_leaf[leaf] += tensor.logical_numel
             held += max(by_leaf.values())
-    if held in (0, unique):
+    if not unique or held in (0, unique):
         return ()
-    reason = "the others are frozen, or buffers taken for parameters" if held < unique else "which is more"
-    return (f"the optimizer's state is of {held:,} elements: {reason}",)
+    if held > unique:
+        return (f"the optimizer's state is of {held:,} elements, more than were counted",)
+    reason = "the others are frozen, further copies of tied ones, or buffers taken for parameters"
+    return (f"the optimizer's state is of {held:,} elements, fewer than were counted: {reason}",)
 
 
 def unregistered_remarks(table: ParameterTable) -> tuple[str, ...]:

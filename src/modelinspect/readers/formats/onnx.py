@@ -494,20 +494,17 @@ def _facts(model: Message) -> dict[str, str]:
 
 def _notes(table: ParameterTable, reader: _Reader) -> list[str]:
     notes = []
-    integers = sum(row.kind == "buffer" and row.dtype.category in ("integer", "bool") for row in table)
-    if integers:
-        notes.append(f"{integers:,} constants of integers (shapes, indices, zero points) are no parameters")
     own = reader.source.path
     empty = [row.name for row in table if row.storage is None and not row.parts]
     spread = [row.name for row in table if row.storage and row.storage[0] == own and row.storage[2] is None]
     for names, what in (
-        (reader.external.missing(), "are named as files of its data and are not there"),
-        (empty, "have no data in the file"),
-        (spread, "have numbers that the file does not hold as they are: their values are not read"),
-        (reader.uses.doubtful, "take other bytes than their operator says: they count as stored"),
+        (reader.external.missing(), "named as a file of its data, and not there"),
+        (empty, "no data in the file"),
+        (spread, "the file does not hold its numbers as they are, so values are not read"),
+        (reader.uses.doubtful, "other bytes than its operator says, so it counts as stored"),
     ):
         if names:
-            notes.append(f"{_listed([_short(name) for name in names])} {what}")
+            notes.append(f"{_listed([_short(name) for name in names])}: {what}")
     if reader.lists:
         notes.append(f"{reader.lists:,} Constant nodes hold a list of numbers in place of a tensor")
     return notes

@@ -32,6 +32,9 @@ from modelinspect.tensors import TensorInfo
 
 __all__ = ["PARAMS_COLUMNS", "TREE_COLUMNS", "params_sheet"]
 
+_INFERRED = 8
+"""Names below the table, of those taken for buffers."""
+
 Cells = Callable[[ParamsReport, Sequence[TensorInfo]], list[Any]]
 
 DEFAULT_COLUMNS = ("name", "shape", "dtype", "numel", "bytes", "kind", "trainable", "tied_to")
@@ -165,13 +168,16 @@ def _dull(report: ParamsReport, cells: dict[str, list[Any]]) -> tuple[tuple[str,
 def _inferred(report: ParamsReport) -> list[Line]:
     """Which buffers were told by their names alone."""
     leaves = Counter(
-        tensor.name.rpartition(".")[2]
+        tensor.name.rpartition(".")[2].rpartition("/")[2]
         for tensor in report.tensors
         if tensor.kind == "buffer" and not tensor.declared
     )
     if not leaves:
         return []
-    names = ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in leaves.most_common())
+    shown = leaves.most_common(_INFERRED)
+    names = ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in shown)
+    more = len(leaves) - len(shown)
+    names += f" and {more:,} more" if more else ""
     return [Line("taken for buffers by name or data type", names, "text")]
 
 
