@@ -68,8 +68,9 @@ def test_a_line_a_finding(cli: Cli, files: tuple[str, str, Path]) -> None:
 def test_the_table_names_the_danger_first(cli: Cli, files: tuple[str, str, Path]) -> None:
     """The headline says what would run."""
     _, bad, _ = files
-    first = cli("scan", bad, "--format", "table").stdout.splitlines()[0]
-    assert "what would run: posix.mkdir(" in first
+    result = cli("scan", bad, "--format", "table")
+    assert "what would run: posix.mkdir(" in result.stdout.splitlines()[0]
+    assert result.stderr == ""
 
 
 def test_sarif_goes_to_a_file_by_its_suffix(cli: Cli, files: tuple[str, str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -45,6 +46,24 @@ def test_the_table_shows_findings_and_what_was_looked_at(report: ScanReport) -> 
     assert "my model.pt!m/data.pkl@37  runs os.system('id')" in text
     assert "executes code: os.system" in text
     assert re.search(r"my model.pt!\* +3 × data +99 B +no +only how each record begins", text)
+
+
+def test_what_was_left_alone_for_one_reason_is_one_row(report: ScanReport) -> None:
+    """Records of numbers that begin as a pickle could are many in a large file."""
+    file, why = "my model.pt", "no format that is known begins so"
+    data = [LookedAt(file, f"m/data/{n}", "data", 256, False, why) for n in range(30)]
+    stream = StringIO()
+    for sheet in scan_table(replace(report, looked_at=(*report.looked_at, *data))):
+        write_sheet(sheet, "table", stream, terminal=Terminal(None, False))
+    text = stream.getvalue()
+    assert re.search(r"m/data/0 and 29 more +30 × data +7.5 KiB +no +no format that", text)
+    assert "--json lists them" not in text
+
+
+def test_findings_that_are_accepted_are_said(report: ScanReport) -> None:
+    """With a baseline nothing new was found, which is not the same as nothing."""
+    accepted = replace(report, findings=(), accepted=report.findings)
+    assert accepted.headline.startswith("nothing but 2 accepted findings in: 1 pickle")
 
 
 def test_plain_lines_are_level_rule_place_message(report: ScanReport) -> None:

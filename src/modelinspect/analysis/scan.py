@@ -57,6 +57,9 @@ class ScanReport(Displayed):
         levels = [finding for finding in self.findings if finding.level != "note"]
         if levels:
             return f"{len(levels):,} finding{'' if len(levels) == 1 else 's'}, none of code that would run"
+        if self.accepted:
+            count = len(self.accepted)
+            return f"nothing but {count:,} accepted finding{'' if count == 1 else 's'} in: {self.summary}"
         return f"nothing found in: {self.summary}"
 
     @property

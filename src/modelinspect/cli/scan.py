@@ -83,7 +83,9 @@ def command(
             code = COULD_NOT
             continue
         reports.append(report)
-        notes_to_stderr((f"{visible(target)}: {report.headline}", *report.notes), quiet=quiet)
+        # A table begins with the same sentence.
+        said = () if shown in ("table", "markdown") and output is None else (report.headline,)
+        notes_to_stderr((*(f"{visible(target)}: {text}" for text in said), *report.notes), quiet=quiet)
     if write_baseline is not None and reports:
         api.write_scan_baseline(write_baseline, reports)
     if is_sarif:

@@ -353,5 +353,5 @@ def _sentence(name: Global, group: Group, calls: Sequence[Call], texts: Sequence
     verb = "makes" if makes else "calls"
     said = f"{'runs' if group == 'executes code' else verb} {texts[0]}"
     if len(calls) > 1:
-        said += f", and {len(calls) - 1:,} more calls of it"
+        said += f", and {len(calls) - 1:,} more call{'s' if len(calls) > 2 else ''} of it"
     return said

@@ -42,16 +42,19 @@ _LOOKED_COLUMNS = (
 
 def scan_table(report: ScanReport) -> tuple[Sheet, ...]:
     """One target for people: findings and names by group, then what was looked at."""
+    rows = _looked_rows(report)
+    more = _more(len(rows))
     looked = Sheet(
         "scan",
         _LOOKED_COLUMNS,
-        [_looked_row(each) for each in report.looked_at[:_LOOKED_SHOWN]],
-        footer=_more(report),
+        rows[:_LOOKED_SHOWN],
+        footer=more,
+        hidden=frozenset() if any(row[4] for row in rows) else frozenset({"why"}),
         dispensable=("bytes",),
     )
     if not report.findings:
         title = f"{report.target} · {report.headline}"
-        return (replace(looked, title=title, footer=(*_more(report), *_names(report), *_accepted(report))),)
+        return (replace(looked, title=title, footer=(*more, *_names(report), *_accepted(report))),)
     found = Sheet(
         "scan",
         _COLUMNS,
@@ -146,14 +149,26 @@ def _names(report: ScanReport) -> list[Line]:
     return lines
 
 
-def _looked_row(each: LookedAt) -> tuple[Any, ...]:
-    place = each.file + (f"!{each.record}" if each.record else "")
-    what = each.what if each.records == 1 else f"{each.records:,} × {each.what}"
-    return place, what, each.nbytes, each.looked_into, each.why
+def _looked_rows(report: ScanReport) -> list[tuple[Any, ...]]:
+    """A row each; in one are records of a file that were left alone for the same reason."""
+    alike: dict[tuple[Any, ...], list[LookedAt]] = {}
+    for number, each in enumerate(report.looked_at):
+        key = (number,) if each.looked_into else (each.file, each.what, each.why)
+        alike.setdefault(key, []).append(each)
+    return [_looked_row(records) for records in alike.values()]
 
 
-def _more(report: ScanReport) -> tuple[Line, ...]:
-    more = len(report.looked_at) - _LOOKED_SHOWN
+def _looked_row(alike: Sequence[LookedAt]) -> tuple[Any, ...]:
+    first = alike[0]
+    place = first.file + (f"!{first.record}" if first.record else "")
+    place += f" and {len(alike) - 1:,} more" if len(alike) > 1 else ""
+    count = sum(each.records for each in alike)
+    what = first.what if count == 1 else f"{count:,} × {first.what}"
+    return place, what, sum(each.nbytes for each in alike), first.looked_into, first.why
+
+
+def _more(rows: int) -> tuple[Line, ...]:
+    more = rows - _LOOKED_SHOWN
     return (Line("looked at", f"{more:,} more; --json lists them", "text"),) if more > 0 else ()
 
 
