@@ -5,6 +5,7 @@ Pickles that torch.save did not write: tensors and arrays in them are found, and
 from __future__ import annotations
 
 import collections
+import io
 import os
 import pickle
 from pathlib import Path
@@ -348,3 +349,14 @@ def test_a_line_without_end_costs_little(tmp_path: Path) -> None:
     path.write_bytes(b"(lp0\nV" + b"a" * 80_000_000)
     with pytest.raises(ModelInspectError, match="claims more"):
         read(path)
+
+
+def test_files_inside_that_are_not_looked_into_are_said(tmp_path: Path) -> None:
+    """Only the layout of before 1.6 is read inside a byte string: what else would be loaded is a note."""
+    inside = io.BytesIO()
+    torch.save({"w": torch.zeros(2)}, inside)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps([Loads(inside.getvalue()), torch.zeros(3)]))
+    assert any("further file in its byte strings" in note for note in read(path).notes)
+    path.write_bytes(pickle.dumps([torch.zeros(3)]))
+    assert not read(path).notes

@@ -36,6 +36,8 @@ class Saves(NamedTuple):
     """Storages by a key of their own."""
     pickles: list[Pickle]
     """The pickles inside that name what no other does."""
+    closed: int
+    """Byte strings that the pickle has loaded and that are no such file, so nobody looked into them."""
 
 
 def load_saves(pickle: Pickle, source: ByteSource, target: str) -> Saves:
@@ -58,7 +60,8 @@ def load_saves(pickle: Pickle, source: ByteSource, target: str) -> Saves:
 class _Loader:
     def __init__(self, target: str) -> None:
         self.target = target
-        self.found = Saves({}, [])
+        self.found = Saves({}, [], 0)
+        self.closed = 0
         self.head: LegacyHead | None = None
         self.names: set[tuple[str, str]] = set()
         self.known: dict[int, tuple[Any, Any]] = {}
@@ -75,7 +78,7 @@ class _Loader:
             for call in outer.calls:
                 if type(call.func) is Global and call.func.dotted == _LOADS and _has_argument(call):
                     self._load_one(call, place, depth)
-        return self.found
+        return self.found._replace(closed=self.closed)
 
     def _load_one(self, call: Call, outer: ByteSource, depth: int) -> None:
         data = call.args[0]
@@ -89,6 +92,8 @@ class _Loader:
         value = self.known[id(data)][1]
         if value is not None:
             call.args = (value,)
+        else:
+            self.closed += 1
 
     def _read(self, inner: ByteSource | None, depth: int) -> Any:
         """The object of a file inside, its storages bound; None where it is no such file."""
