@@ -55,9 +55,9 @@ def read(source: ByteSource, target: str) -> Checkpoint:
     if pickle.end < source.size:
         notes.append(f"{source.size - pickle.end:,} bytes follow the pickle")
     if saves.closed:
+        files = "a further file" if saves.closed == 1 else f"{saves.closed:,} further files"
         notes.append(
-            f"it would load {saves.closed:,} further file{'s' if saves.closed > 1 else ''} in its byte strings "
-            "that are not looked into here: modelinspect scan does"
+            f"it would load {files} in its byte strings, not looked into here: modelinspect scan does"
         )
     checkpoint = assemble(source, target, "pickle", [pickle, *saves.pickles], "", saves.held, notes)
     return replace(checkpoint, version=str(pickle.protocol) if pickle.protocol else "before 2")
