@@ -88,7 +88,7 @@ def _decode(raw: bytes, target: str) -> str:
 
 def _parse(text: str, target: str) -> tuple[Header, tuple[str, ...]]:
     try:
-        header: Header = json.loads(text, parse_constant=_no_constant)
+        header: Header = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         # Every entry spells its three keys once, and no more than one is "__metadata__". More of
         # them, or an escaped spelling, may hide a repeated name; then the slow parser looks.
         entries = len(header) - ("__metadata__" in header)
@@ -113,6 +113,14 @@ def _as_object(entry: Any) -> Any:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    """A number that the library's parser takes: it refuses what is beyond a double."""
+    value = float(number)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{number[:40]} is out of range")
+    return value
 
 
 def _repeated_names(text: str, target: str) -> tuple[str, ...]:

@@ -160,15 +160,37 @@ _VOID = {
 def _element(descr: object) -> tuple[DType | None, Literal["little", "big"], str]:
     """Data type, byte order and what there is to say."""
     if not isinstance(descr, str):
-        return None, "little", "records of several fields"
+        objects = f", some of them {_WORDS['O']}" if _holds_objects(descr) else ""
+        return None, "little", f"records of several fields{objects}"
     match = _DESCR.fullmatch(descr)
     if match is None:
-        return None, "little", f"elements of type {visible(repr(descr[:40]))}"
+        objects = f", which hold {_WORDS['O']}" if _holds_objects(descr) else ""
+        return None, "little", f"elements of type {visible(repr(descr[:40]))}{objects}"
     order, letter, width, _ = match.groups()
     name = _NUMBERS.get(letter + width)
     if name is None:
         return None, "little", _WORDS.get(letter, f"elements of type {visible(repr(descr[:40]))}")
     return BY_NAME[name], "big" if order == ">" else "little", _VOID.get(name, "")
+
+
+def _holds_objects(descr: object) -> bool:
+    """
+    Is one of the elements a Python object?
+
+    A list holds fields, (name, type) or (name, type, shape), a tuple elsewhere is (type, shape);
+    a type is a list again or a text in which numpy takes ``O`` and ``object`` at any place.
+    """
+    waiting = [descr]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            if "O" in each or "object" in each:
+                return True
+        elif isinstance(each, list):
+            waiting += [field[1] for field in each if isinstance(field, tuple) and len(field) > 1]
+        elif isinstance(each, tuple):
+            waiting += each[:1]
+    return False
 
 
 def _fortran_stride(shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -27,7 +27,7 @@ def look_at_array(scan: Scan, item: Item) -> None:
         scan.find(item, "header", reason)
         return
     data = begin + header.data
-    holds_objects = header.said.startswith(_OBJECTS) or _has_objects(source.read(begin, header.data))
+    holds_objects = _OBJECTS in header.said
     if header.nbytes is not None and not holds_objects:
         left = source.size - data
         if header.nbytes > left:
@@ -37,8 +37,3 @@ def look_at_array(scan: Scan, item: Item) -> None:
     scan.looked(item, "NumPy array of objects" if holds_objects else "NumPy array")
     if holds_objects:
         scan.push(item._replace(begin=data, is_pickle=True, depth=item.depth + 1))
-
-
-def _has_objects(header: bytes) -> bool:
-    """Fields of a record may be objects, too: ``('a', '|O')``."""
-    return b"|O" in header

@@ -92,12 +92,13 @@ def look_at_graph(scan: Scan, item: Item, certain: bool) -> bool:
         item: Holds it.
         certain: Its name says that it is one.
     """
-    graph = _Graph()
+    graph, is_whole = _Graph(), True
     try:
         read_message(Forward(item.source, "<", item.record or scan.file), "model", _RULES, graph.finished)
     except CheckpointError as error:
         if not certain and not graph.graphs:
             return False
+        is_whole = False
         reason = error.details[0] if error.details else error.message
         scan.find(item, "header", f"it is no ONNX model, or a damaged one: {reason}")
     if not graph.graphs and not graph.domains:
@@ -112,7 +113,23 @@ def look_at_graph(scan: Scan, item: Item, certain: bool) -> bool:
     folder = os.path.dirname(item.source.path)
     for place, tensor in list(graph.locations.items())[:_MAX_FOUND]:
         _check_place(scan, item, folder, place, tensor)
+    if is_whole and not item.depth:
+        _check_tensors(scan, item)
     return True
+
+
+def _check_tensors(scan: Scan, item: Item) -> None:
+    """Shapes, types and lengths of its tensors, as the reader takes them."""
+    from modelinspect.readers.formats.onnx import read
+    from modelinspect.readers.registry import NotThisFormat
+
+    try:
+        read(item.source, scan.file)
+    except (RefusedError, NotThisFormat):
+        return  # files elsewhere are told above
+    except CheckpointError as error:
+        reason = error.details[0] if error.details else error.message
+        scan.find(item, "header", f"its tensors can't be believed: {reason}")
 
 
 def _check_place(scan: Scan, item: Item, folder: str, place: str, tensor: str) -> None:

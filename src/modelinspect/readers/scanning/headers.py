@@ -50,6 +50,9 @@ def look_at_gguf(scan: Scan, item: Item) -> None:
         reason = error.details[0] if error.details else error.message
         scan.find(item, "header", f"its header can't be believed: {reason}")
         return
+    for note in checkpoint.notes:
+        if any(word in note for word in (*_ODD, "refuses")):
+            scan.find(item, "header", note)
     offsets = [row.storage.offset for row in checkpoint.table if row.storage is not None]
     first = min((offset for offset in offsets if offset is not None), default=source.size)
     header = source.read(0, min(first, _MAX_HEADER, source.size))
