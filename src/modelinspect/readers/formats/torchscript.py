@@ -11,11 +11,12 @@ export_module.cpp``, ``python_print.cpp`` and ``import.cpp``). Nothing of the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from modelinspect.errors import DamagedFileError, visible
+from modelinspect.readers.parts.extra_files import extra_files
 from modelinspect.readers.parts.pickle_symbols import Pickle, PickledDict
 from modelinspect.readers.parts.script_code import ScriptClasses, as_modules
 from modelinspect.readers.parts.tensor_walk import TensorWalk
@@ -36,9 +37,6 @@ from modelinspect.tensors import (
 
 __all__ = ["read"]
 
-MAX_EXTRA_FILES = 100
-MAX_EXTRA_TEXT = 200
-"""Bytes of a file of the author's that are shown as a text."""
 _OLD = "model.json"
 
 
@@ -80,7 +78,7 @@ def read(source: ByteSource, target: str) -> Checkpoint:
         tables={"": table},
         roles={"": "model"},
         model_section="",
-        metadata=_extra_files(archive),
+        metadata=extra_files(directory, root + b"/extra/"),
         globals=names,
         notes=(
             *notes,
@@ -163,32 +161,6 @@ def _names(parts: Sequence[_Part], path: str) -> tuple[GlobalName, ...]:
             is_own = is_own or (name.module == "torch" and name.name in STORAGE_TYPES)
             found.setdefault((name.module, name.name), name._replace(understood=name.understood or is_own))
     return tuple(found.values())
-
-
-def _extra_files(archive: TorchArchive) -> Mapping[str, str]:
-    """What the author put into ``extra/``: short texts as they are, of others the size."""
-    directory, found = archive.directory, {}
-    prefix = archive.root + b"/extra/"
-    for number, name in enumerate(directory.names):
-        if not name.startswith(prefix):
-            continue
-        record = directory.record(number)
-        label = record.name[len(prefix) :]
-        text = None
-        if record.size <= MAX_EXTRA_TEXT:
-            raw = directory.content(record, MAX_EXTRA_TEXT)
-            text = raw.decode() if _is_text(raw) else None
-        found[label[:MAX_EXTRA_TEXT]] = f"{record.size:,} bytes" if text is None else text
-        if len(found) == MAX_EXTRA_FILES:
-            break
-    return found
-
-
-def _is_text(raw: bytes) -> bool:
-    try:
-        return raw.decode().replace("\n", "").replace("\t", "").isprintable()
-    except UnicodeDecodeError:
-        return False
 
 
 def _facts(archive: TorchArchive, classes: ScriptClasses) -> dict[str, str]:
