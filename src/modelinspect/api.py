@@ -173,11 +173,9 @@ def count(
             raise UsageError("only a checkpoint has sections")
         everything = holder.section("all")
     report = count_table(table, by=by, depth=depth, group_over=everything)
-    said: tuple[str, ...] = ()
-    if isinstance(holder, Checkpoint):
-        said = holder.notes
-        if table is holder.table:
-            said += optimizer_remarks(holder, report.unique)
+    said = _said(holder, section)
+    if isinstance(holder, Checkpoint) and table is holder.table:
+        said += optimizer_remarks(holder, report.unique)
     groups = sort_groups(report.groups, sort, reverse)[:top]
     return replace(report, groups=groups, notes=(*notes, *said, *report.notes))
 
@@ -300,7 +298,7 @@ def params(
         values=summaries,
         of=of,
         notes=(
-            *(holder.notes if isinstance(holder, Checkpoint) else ()),
+            *_said(holder, section),
             *table.notes,
             *unregistered_remarks(table),
             *value_notes,
@@ -863,6 +861,14 @@ def _table_of(what: Inspectable, section: str | None, read_as: str | None) -> tu
     if section is not None:
         raise UsageError("only a checkpoint has sections")
     return _table_in_memory(what), what
+
+
+def _said(holder: Any, section: str | None) -> tuple[str, ...]:
+    """Notes on a checkpoint; which section was taken for the model is no news to who named one."""
+    notes = holder.notes if isinstance(holder, Checkpoint) else ()
+    if section is None:
+        return notes
+    return tuple(note for note in notes if " taken for the model; the " not in note)
 
 
 def _table_in_memory(what: Any) -> ParameterTable:

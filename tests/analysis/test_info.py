@@ -304,6 +304,15 @@ def test_sections_add_up(training: Path) -> None:
         mi.info(training, section="nothing")
 
 
+def test_who_names_a_section_is_not_told_which_is_the_models(training: Path) -> None:
+    """The note on which section was taken is for those who left it open."""
+    for report in (mi.count, mi.params):
+        said = [
+            any("taken for the model" in n for n in report(training, section=s).notes) for s in (None, "ema")
+        ]
+        assert said == [True, False]
+
+
 def test_what_the_report_says_itself_is_no_note(training: Path) -> None:
     """Sections and what loading would run have lines of their own."""
     checkpoint = mi.open_checkpoint(training)
