@@ -43,9 +43,9 @@ def test_the_table_shows_findings_and_what_was_looked_at(report: ScanReport) -> 
         write_sheet(sheet, "table", stream, terminal=Terminal(None, False))
     text = stream.getvalue()
     assert "my model.pt · what would run: os.system('id')" in text
-    assert "my model.pt!m/data.pkl@37  runs os.system('id')" in text
+    assert "  m/data.pkl@37  runs os.system('id')" in text
     assert "executes code: os.system" in text
-    assert re.search(r"my model.pt!\* +3 × data +99 B +no +only how each record begins", text)
+    assert re.search(r"^\* +3 × data +99 B +no +only how each record begins", text, re.M)
 
 
 def test_what_was_left_alone_for_one_reason_is_one_row(report: ScanReport) -> None:

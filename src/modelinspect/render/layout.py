@@ -169,7 +169,13 @@ def _parted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[C
             break
         inline.remove(column)
         beneath.append(column)
-    return inline, [column for column in columns if column in beneath]
+    # The last to go may have left room for those that went before it.
+    for column in list(beneath):
+        if _total([*inline, column]) <= width:
+            inline.append(column)
+            beneath.remove(column)
+    kept = [column for column in columns if column in inline]
+    return kept, [column for column in columns if column in beneath]
 
 
 def _name_column(

@@ -58,7 +58,10 @@ def scan_table(report: ScanReport) -> tuple[Sheet, ...]:
     found = Sheet(
         "scan",
         _COLUMNS,
-        _rows([report]),
+        [
+            (each.level, each.rule, _within(report, each, each.place), each.message)
+            for each in report.findings
+        ],
         title=f"{report.target} · {report.headline}",
         footer=(*_names(report), *_accepted(report)),
         notes=report.notes,
@@ -155,12 +158,17 @@ def _looked_rows(report: ScanReport) -> list[tuple[Any, ...]]:
     for number, each in enumerate(report.looked_at):
         key = (number,) if each.looked_into else (each.file, each.what, each.why)
         alike.setdefault(key, []).append(each)
-    return [_looked_row(records) for records in alike.values()]
+    return [_looked_row(report, records) for records in alike.values()]
 
 
-def _looked_row(alike: Sequence[LookedAt]) -> tuple[Any, ...]:
+def _within(report: ScanReport, each: Finding | LookedAt, place: str) -> str:
+    """A place in the file that the title names: records without its name, which may be long."""
+    return place[len(each.file) + 1 :] if each.record and each.file == report.target else place
+
+
+def _looked_row(report: ScanReport, alike: Sequence[LookedAt]) -> tuple[Any, ...]:
     first = alike[0]
-    place = first.file + (f"!{first.record}" if first.record else "")
+    place = _within(report, first, first.file + (f"!{first.record}" if first.record else ""))
     place += f" and {len(alike) - 1:,} more" if len(alike) > 1 else ""
     count = sum(each.records for each in alike)
     what = first.what if count == 1 else f"{count:,} × {first.what}"
