@@ -275,6 +275,11 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pickle before the archive": (lambda: PAYLOAD + ARCHIVE, SYSTEM),
     "an archive behind a pickle": (lambda: HONEST + zipped({"x": PAYLOAD}), "polyglot"),
     "an archive behind a pickle runs": (lambda: HONEST + zipped({"x": PAYLOAD}), SYSTEM),
+    "an archive of torch, with the records of large ones, behind other bytes": (
+        lambda: b"\x93\xff" * 500 + saved(Runs()),
+        SYSTEM,
+    ),
+    "an archive of torch behind text": (lambda: b"text\n" + saved(Runs()), "polyglot"),
     "an archive behind an archive": (lambda: ARCHIVE + HIDDEN, "polyglot"),
     "a pickle behind an archive": (lambda: ARCHIVE + PAYLOAD, SYSTEM),
     "a pickle behind a pickle in an archive": (lambda: zipped({"m/data.pkl": HONEST * 2}), "trailing-pickle"),

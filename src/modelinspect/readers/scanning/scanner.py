@@ -33,6 +33,7 @@ _LOOK: dict[str, tuple[str, str]] = {
 UNKNOWN = "no format that is known begins so"
 _CLOSED = ("Zstandard", "7-Zip", "RAR", "LZ4")
 _END_OF_ZIP = 22 + 0xFFFF
+_LOCATOR64, _END64 = 20, 56
 
 
 def scan_source(source: ByteSource, name: str, record: str = "") -> Scan:
@@ -137,4 +138,10 @@ def _look_for_zip_at_end(scan: Scan, item: Item) -> None:
 def _is_end_of_zip(source: ByteSource, end: bytes, at: int) -> bool:
     """Four letters may be there by chance: a directory of the length that it says has to precede it."""
     length = int.from_bytes(end[12:16], "little")
+    # torch writes the two records of large archives into every one (APPNOTE 4.3.14, 4.3.15).
+    if source.read_upto(max(0, at - _LOCATOR64), 4) == b"PK\6\7":
+        at -= _LOCATOR64 + _END64
+        large = source.read_upto(max(0, at), _END64)
+        if large[:4] == b"PK\6\6":
+            length = int.from_bytes(large[40:48], "little")
     return 0 < length <= at and source.read_upto(at - length, 4) == b"PK\1\2"
