@@ -118,6 +118,14 @@ def test_standard_input(cli: Cli) -> None:
     assert "runs os.getcwd()" in result.stdout
 
 
+@pytest.mark.parametrize("command", ["count", "scan"])
+def test_empty_standard_input(cli: Cli, command: str) -> None:
+    """What should have written to it has failed, which is no file of an unknown format."""
+    result = cli(command, "-", stdin="")
+    assert result.code == 2
+    assert result.stderr.startswith("error: standard input is empty\n")
+
+
 def test_names_of_a_file_are_data(cli: Cli, tmp_path: Path) -> None:
     """Control characters and markup in names and arguments come out escaped."""
     path = tmp_path / "x.pkl"

@@ -246,7 +246,7 @@ def _forced(source: ByteSource, target: str, row: Format) -> Checkpoint:
 def _first_reader(source: ByteSource, target: str) -> Checkpoint:
     head = source.read_upto(0, HEAD_BYTES)
     known: _Known | None = None
-    tried: list[str] = []
+    tried: dict[str, list[str]] = {}
     for candidate in _by_suffix(source.path):
         objection = candidate.objection(head, source.size)
         if objection is None:
@@ -256,11 +256,13 @@ def _first_reader(source: ByteSource, target: str) -> Checkpoint:
                 objection = error.message
                 if error.really is not None:
                     known = error.really, error.hint, ()
-        tried.append(f"{candidate.name} ({objection})")
+        tried.setdefault(objection, []).append(candidate.name)
     raise _unrecognised(target, head, known or _known(head, source), tried)
 
 
-def _unrecognised(target: str, head: bytes, known: _Known | None, tried: list[str]) -> UnrecognisedFileError:
+def _unrecognised(
+    target: str, head: bytes, known: _Known | None, tried: dict[str, list[str]]
+) -> UnrecognisedFileError:
     first = f"first bytes: {head[:8].hex(' ')}"
     if known is not None:
         return UnrecognisedFileError(
@@ -270,7 +272,7 @@ def _unrecognised(target: str, head: bytes, known: _Known | None, tried: list[st
         )
     return UnrecognisedFileError(
         f"{visible(target)} is not a checkpoint this version can read",
-        details=(first, "tried: " + ", ".join(tried)),
+        details=(first, *(f"no {', '.join(names)}: {reason}" for reason, names in tried.items())),
         hint="--read-as NAME reads it as NAME anyway",
     )
 

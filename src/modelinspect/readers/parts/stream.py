@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable
 
-from modelinspect.errors import LimitError, RefusedError, TargetError, visible
+from modelinspect.errors import LimitError, RefusedError, TargetError, UnrecognisedFileError, visible
 
 __all__ = ["STANDARD_INPUT", "as_file"]
 
@@ -100,6 +100,10 @@ def _copied(
     import tempfile
 
     head = _filled(descriptor, begun)
+    if not head:
+        raise UnrecognisedFileError(
+            f"{_shown(path)} is empty", hint="the command that was to write to it may have failed"
+        )
     reason = objection(head) if objection is not None else None
     if reason is not None:
         raise RefusedError(f"{_shown(path)} is not a checkpoint this version can read", details=(reason,))
