@@ -177,6 +177,16 @@ def test_json_holds_raw_values(samples: Any) -> None:
     assert definition["format"] is None
 
 
+def test_a_rate_of_zero_is_shown(samples: Any) -> None:
+    """A schedule that ended there: unlike a momentum or a decay of zero, it says something."""
+    settings: dict[str, Setting] = {"lr": 0.0, "momentum": 0.0}
+    state = OptimizerState((OptimizerGroup((0, 1, 2), (), settings),))
+    report = checkpoint_info(replace(training_checkpoint(samples), optimizers={"optimizer_states.0": state}))
+    text = written(info_card(report), "table", width=100)
+    assert "· lr 0.0" in text
+    assert "momentum" not in text
+
+
 def test_alike_sections_and_optimizers_are_one_line(samples: Any) -> None:
     """Eight ranks of a training are not eight lines."""
     checkpoint = training_checkpoint(samples)

@@ -18,7 +18,7 @@ or an object of ``verdict`` (``no``, ``refused``, ``yes``, ``unknown``), ``call`
 ``names``, ``beside``.
 
 Plain, CSV and TSV: lines of key and value, the target first where there are several.
-Members of lists are numbered from 1: ``section.1.name``.
+Objects of lists are numbered from 1: ``section.1.name``; plain values are a line each under one key.
 """
 
 from __future__ import annotations
@@ -236,7 +236,8 @@ def _optimizer(optimizer: OptimizerInfo) -> str:
     settings = [
         f"{name} {_cut(str(optimizer.settings[name]), 60)}"
         for name in _SHOWN_SETTINGS
-        if optimizer.settings.get(name)
+        # A rate of zero is where a schedule ended; the others are off then.
+        if optimizer.settings.get(name) or (name == "lr" and optimizer.settings.get(name) == 0)
     ]
     said = [
         _cut(optimizer.kind) or states,
