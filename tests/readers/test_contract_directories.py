@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import directory_writers
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from modelinspect.readers.registry import open_checkpoint
 from modelinspect.tensors import Checkpoint, TensorInfo
 
 StateDict = dict[str, torch.Tensor]
+LATEST_MEGATRON = "latest_checkpointed_iteration.txt"
 
 
 def small() -> StateDict:
@@ -56,14 +58,31 @@ def distributed_safetensors(tensors: StateDict, folder: Path) -> None:
         save(tensors, storage_writer=writer, no_dist=True)
 
 
+def known_to_gguf() -> StateDict:
+    """Those of data types that GGUF has."""
+    return {name: tensor for name, tensor in small().items() if tensor.dtype != torch.bool}
+
+
+def trained() -> StateDict:
+    """Parameters alone, of the data type that ZeRO-3 keeps them in."""
+    tensors = small()
+    return {name: tensors[name].float() for name in ("block.0.weight", "block.0.bias", "block.10.weight")}
+
+
 class Kind(NamedTuple):
     """How a library writes a directory, and what of it may be missing."""
 
     form: str
     """What the checkpoint is said to be."""
     write: Callable[[StateDict, Path], None]
+    tensors: Callable[[], StateDict] = small
+    """What is written."""
     spare: tuple[str, ...] = ()
     """Files without which there still is a model."""
+    beside: tuple[str, ...] = ()
+    """Those of which a note is all that damage costs."""
+    padding: int = 0
+    """Bytes at the end of a file without which nothing may be missing."""
     step: int = 97
     """Bytes from one cut, or flipped bit, to the next."""
     overhead: int = 16_000
@@ -74,6 +93,44 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "dcp": Kind("dcp", distributed),
     "dcp safetensors": Kind("dcp safetensors", distributed_safetensors, step=17),
+    "sharded safetensors": Kind(
+        "sharded safetensors",
+        directory_writers.sharded_safetensors,
+        spare=("model.safetensors.index.json",),
+        step=17,
+    ),
+    "sharded pickles": Kind(
+        "sharded torch-zip",
+        directory_writers.sharded_pickles,
+        spare=("pytorch_model.bin.index.json",),
+    ),
+    "sharded gguf": Kind("sharded gguf", directory_writers.split_gguf, known_to_gguf, padding=32, step=13),
+    "trainer": Kind(
+        "safetensors",
+        directory_writers.trainer,
+        beside=("optimizer.pt", "scheduler.pt", "trainer_state.json"),
+        step=61,
+    ),
+    "pipeline": Kind(
+        "safetensors",
+        directory_writers.pipeline,
+        # What is left of the components still is models; a note says which have no weights.
+        spare=("diffusion_pytorch_model.safetensors",),
+        beside=("config.json",),
+        step=17,
+    ),
+    "megatron": Kind("megatron", directory_writers.megatron, spare=(LATEST_MEGATRON,)),
+    "zero1": Kind("deepspeed", directory_writers.zero1, beside=("latest",), step=397),
+    "zero2": Kind("deepspeed", directory_writers.zero2, beside=("latest",), step=397),
+    "zero3": Kind(
+        "deepspeed",
+        directory_writers.zero3,
+        trained,
+        # Each rank's says what the other's says.
+        spare=tuple(f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in (0, 1)),
+        beside=("latest",),
+        step=397,
+    ),
 }
 
 
@@ -82,7 +139,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Kind, Path]
     """A small directory of each kind."""
     kind = KINDS[request.param]
     folder = tmp_path / "small"
-    kind.write(small(), folder)
+    kind.write(kind.tensors(), folder)
     return kind, folder
 
 
@@ -98,6 +155,8 @@ def files_of(folder: Path) -> list[Path]:
 
 def values(row: TensorInfo) -> list[int]:
     """The bytes of a tensor, read where the row says that they are."""
+    if row.parts:
+        return [value for part in row.parts for value in values(part)]
     storage = row.storage
     assert storage is not None
     first, length = row.span
@@ -116,7 +175,7 @@ def test_rows_are_what_was_written(written: tuple[Kind, Path]) -> None:
     """Names, shapes, data types and values equal those of the tensors saved."""
     kind, folder = written
     checkpoint = read(folder)
-    expected = small()
+    expected = kind.tensors()
     assert checkpoint.format == kind.form
     assert {row.name for row in checkpoint.table} == set(expected)
     for row in checkpoint.table:
@@ -159,10 +218,11 @@ def test_truncated_anywhere_is_a_clear_error(written: tuple[Kind, Path]) -> None
     """Each file cut at many places: an error of ours that names the folder, never a result."""
     kind, folder = written
     for path in files_of(folder):
-        if path.name in kind.spare:
+        if path.name in kind.beside:
             continue
         content = path.read_bytes()
-        for length in {*range(0, len(content), kind.step), len(content) - 1}:
+        end = len(content) - kind.padding
+        for length in {*range(0, end, kind.step), end - 1}:
             path.write_bytes(content[:length])
             with pytest.raises(ModelInspectError) as caught:
                 read(folder)
@@ -194,13 +254,13 @@ def test_a_missing_file_is_an_error(written: tuple[Kind, Path], tmp_path: Path) 
     """Without any one of its files there is no model, and the message names the folder."""
     kind, folder = written
     for path in files_of(folder):
-        if path.name in kind.spare:
+        if path.name in (*kind.spare, *kind.beside):
             continue
         moved = tmp_path / "moved"
         path.rename(moved)
         with pytest.raises(ModelInspectError) as caught:
             read(folder)
-        assert "small" in str(caught.value)
+        assert "small" in str(caught.value), path.name
         moved.rename(path)
 
 
@@ -210,7 +270,7 @@ def test_no_link_leads_out(written: tuple[Kind, Path], tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     for path in files_of(folder):
-        if path.name in kind.spare:
+        if path.name in kind.beside:
             continue
         elsewhere = outside / path.name
         shutil.copy(path, elsewhere)
@@ -227,7 +287,7 @@ def test_a_pipe_in_its_place_is_never_waited_for(written: tuple[Kind, Path]) -> 
     """A named pipe where a file was: an error at once."""
     kind, folder = written
     for path in files_of(folder):
-        if path.name in kind.spare:
+        if path.name in kind.beside:
             continue
         content = path.read_bytes()
         path.unlink()
@@ -235,4 +295,18 @@ def test_a_pipe_in_its_place_is_never_waited_for(written: tuple[Kind, Path]) -> 
         with pytest.raises(ModelInspectError):
             read(folder)
         path.unlink()
+        path.write_bytes(content)
+
+
+def test_damage_to_what_lies_beside_costs_no_parameter(written: tuple[Kind, Path]) -> None:
+    """Configurations and states of a training, cut anywhere: the model is what it was."""
+    kind, folder = written
+    expected = [(row.name, row.shape) for row in read(folder).table]
+    for path in files_of(folder):
+        if path.name not in kind.beside:
+            continue
+        content = path.read_bytes()
+        for length in range(0, len(content), kind.step):
+            path.write_bytes(content[:length])
+            assert [(row.name, row.shape) for row in read(folder).table] == expected, (path.name, length)
         path.write_bytes(content)

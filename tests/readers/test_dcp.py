@@ -239,6 +239,18 @@ def test_one_file_of_several(two: Path, truth: dict[str, Any]) -> None:
     assert together(found["0.weight[3:5, 0:3]"]).tolist() == truth["model"]["0.weight"][3:5].numpy().tolist()
 
 
+def test_bytes_of_archives_back_to_back(two: Path) -> None:
+    """All around the tensors are archives, also where the last is as long as the first; no key has a span."""
+    folder = two / "fsdp2"
+    alone = [folder / "__0_0.distcp", folder / "__1_0.distcp"]
+    for path in (folder, *alone):
+        report = mi.footprint(str(path))
+        assert sum(line.nbytes for line in report.lines) == report.nbytes
+        assert report.waste == 0
+        labels = {line.label for line in report.lines if line.section == "optim"}
+        assert {"exp_avg", "exp_avg_sq"} <= labels <= {"exp_avg", "exp_avg_sq", "step"}
+
+
 # -- what one process saved -----------------------------------------------------------------------
 
 

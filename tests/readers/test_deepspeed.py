@@ -165,6 +165,15 @@ def test_missing_ranks(tmp_path: Path) -> None:
     assert "ranks 1" in str(caught.value)
 
 
+def test_optimizers_alone_are_no_model(tmp_path: Path) -> None:
+    """What a machine has whose ranks wrote no model states: an error says what is missing."""
+    step = write(tmp_path, 2, 2)
+    (step / "mp_rank_00_model_states.pt").unlink()
+    for folder in (tmp_path, step):
+        with pytest.raises(DamagedFileError, match="the files of the model are missing"):
+            opened(folder)
+
+
 def test_without_optimizer_shapes_stay_known(tmp_path: Path) -> None:
     """All optimizer files deleted: the parameters count, and a note says that their bytes are gone."""
     step = write(tmp_path, 3, 2)

@@ -233,6 +233,16 @@ def test_a_pipeline_has_a_section_a_component(tmp_path: Path) -> None:
     assert any("'vae', 'text_encoder'" in note for note in checkpoint.notes)
 
 
+def test_a_component_without_its_weights_is_said(tmp_path: Path) -> None:
+    """A configuration of a model with no weights beside it; schedulers and tokenizers have none to miss."""
+    folder = pipeline(tmp_path)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    checkpoint = opened(folder)
+    assert list(checkpoint.tables) == ["unet", "text_encoder"]
+    said = [note for note in checkpoint.notes if "no weights" in note]
+    assert said == ["config.json and no weights in vae: a download may have stopped early"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"../out": ["a", "b"]}', '{"unet": 3}'])
 def test_pipelines_that_name_nothing(text: str, tmp_path: Path) -> None:
     """A list of components that makes no sense is an error that says so."""

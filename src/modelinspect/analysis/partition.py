@@ -8,6 +8,7 @@ is slack. All other bytes are what the file's own map says they are.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
@@ -20,6 +21,8 @@ __all__ = ["Claims", "Held", "Shares", "claims_of", "partition", "spans_of"]
 
 MAX_MOMENTS = 12
 """Lines of one optimizer; what else its state holds is one more."""
+_SPAN = re.compile(r"\[[\d:, ]+\]$")
+"""Which part of a tensor a chunk of a distributed checkpoint is: ``exp_avg[3:5, 0:3]``."""
 
 Key = tuple[str, str, str]
 """Of a line: kind, section, label."""
@@ -140,7 +143,7 @@ def _labeller(role: str) -> Callable[[TensorInfo], str]:
 
     def moment(tensor: TensorInfo) -> str:
         parts = [part for part in tensor.name.split(".") if not part.isdigit()]
-        word = parts[-1] if parts else "state"
+        word = _SPAN.sub("", parts[-1]) if parts else "state"
         if word not in words and len(words) >= MAX_MOMENTS:
             return "other state"
         words.add(word)

@@ -94,7 +94,7 @@ def read(folder: str, entries: Sequence[str], target: str) -> Checkpoint:
     Read the headers of all its files.
 
     Raises:
-        DamagedFileError: Files of some ranks are missing, or ``latest`` names no folder.
+        DamagedFileError: Files of the model or of some ranks are missing.
         RefusedError: A link leads out of it.
     """
     notes = []
@@ -124,6 +124,12 @@ class _Files:
         """Experts and layers of a pipeline: rank, what stands before the names, file."""
         for name in names:
             self._sort(name, sums)
+        if not (self.models or self.extra or self.universal):
+            raise DamagedFileError(
+                f"{visible(target)}: the files of the model are missing",
+                details=("there are *_optim_states.pt and no *_model_states.pt",),
+                hint="other ranks write them, maybe on other machines; each file can be read by its own name",
+            )
 
     def _rank(self, name: str) -> str:
         match = next(found for kind in _KINDS if (found := kind.fullmatch(name)) is not None)

@@ -23,6 +23,7 @@ from modelinspect.tensors import Checkpoint, ParameterTable, Role
 __all__ = ["is_one", "read"]
 
 _PIPELINE, _MODULES = "model_index.json", "modules.json"
+_MODEL_CONFIGURATION = "config.json"
 _PREFERRED = ("transformer", "unet", "prior")
 """Components that a pipeline is known by."""
 MAX_COMPONENTS = 64
@@ -46,12 +47,18 @@ def read(folder: str, entries: Sequence[str], target: str) -> Checkpoint:
         RefusedError: A link leads out of the folder.
     """
     is_pipeline = _PIPELINE in entries
-    document = load_json(folder, _PIPELINE if is_pipeline else _MODULES, target)
+    listed = _PIPELINE if is_pipeline else _MODULES
+    inside(folder, listed, target)  # without this file there is no model, so a link out is an error
+    document = load_json(folder, listed, target)
     names = _components(document) if is_pipeline else _modules(document)
     found: dict[str, Checkpoint] = {}
+    without: list[str] = []
     for name in names[:MAX_COMPONENTS]:
         inner = entries_of(folder, name, target) if name else list(entries)
-        if has_weights(inner):
+        if not has_weights(inner):
+            # Tokenizers and schedulers call their configuration something else.
+            without += [name] if is_pipeline and _MODEL_CONFIGURATION in inner else []
+        else:
             place = inside(folder, name, target) if name else folder
             found[name] = read_entries(place, inner, os.path.join(target, name) if name else target)
     if not found:
@@ -60,6 +67,8 @@ def read(folder: str, entries: Sequence[str], target: str) -> Checkpoint:
             details=(document if isinstance(document, str) else f"it names {len(names)}",),
         )
     joined = _joined(found, target)
+    if without:
+        joined = replace(joined, notes=(*joined.notes, _without_weights(without)))
     return with_configurations(joined, folder, [_PIPELINE], target) if is_pipeline else joined
 
 
@@ -81,6 +90,11 @@ def _modules(document: Any) -> list[str]:
 
 def _is_plain(name: str) -> bool:
     return bool(name) and "/" not in name and name not in (".", "..")
+
+
+def _without_weights(names: Sequence[str]) -> str:
+    listed = ", ".join(visible(name) for name in names)
+    return f"{_MODEL_CONFIGURATION} and no weights in {listed}: a download may have stopped early"
 
 
 def _joined(found: dict[str, Checkpoint], target: str) -> Checkpoint:

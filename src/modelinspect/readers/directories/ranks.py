@@ -48,8 +48,8 @@ def merged(ranks: Sequence[Rank]) -> Merged:
     Args:
         ranks: Those that hold slices of the same layers.
     """
-    if len(ranks) == 1:
-        return Merged(list(ranks[0].rows), [], 0)
+    if len(ranks) < 2:
+        return Merged([row for rank in ranks for row in rank.rows], [], 0)
     sums = [dict(_checksums(rank)) for rank in ranks]
     alike = {name for name, found in sums[0].items() if all(other.get(name) == found for other in sums[1:])}
     rows: list[TensorInfo] = []

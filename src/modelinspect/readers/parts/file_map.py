@@ -152,6 +152,9 @@ def map_file(source: ByteSource, form: str, spans: Spans) -> FileMap:
         spans: Where its storages lie, sorted.
     """
     head = source.read_upto(0, 512)
+    if form == "dcp" and (spans or source.path.endswith(".distcp")):
+        # Archives one behind the other: the directory at the end of the file is that of the last.
+        return _around(source, form, spans)
     for is_one, draw in _CONTAINERS:
         if is_one(head, source):
             try:
@@ -163,10 +166,10 @@ def map_file(source: ByteSource, form: str, spans: Spans) -> FileMap:
     return _around(source, form, spans)
 
 
-def _zip_file(source: ByteSource, spans: Spans) -> FileMap | None:
+def _zip_file(source: ByteSource, spans: Spans) -> FileMap:  # noqa: ARG001
     from modelinspect.readers.parts.zip_map import map_zip
 
-    return map_zip(source, spans)
+    return map_zip(source)
 
 
 def _safetensors(source: ByteSource, spans: Spans) -> FileMap:  # noqa: ARG001

@@ -9,7 +9,7 @@ data begins at a multiple of 64, under the tag ``FB`` (``caffe2/serialize/inline
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from modelinspect.readers.parts.file_map import FileMap, Found, MapBuilder, What
 from modelinspect.readers.parts.zip_directory import ZipDirectory, read_directory
@@ -29,7 +29,6 @@ _GAP = What("unclaimed", "bytes between records")
 _BEFORE = What("unclaimed", "bytes before the archive")
 _AFTER = What("unclaimed", "bytes after the archive")
 _COMMENT = What("metadata", "zip: comment")
-_ARCHIVES = What("header", "archives around tensors")
 _MARKS = What("header", "version and byte order")
 _MARK_NAMES = frozenset(
     [b".format_version", b".storage_alignment", b"byteorder", b"version", b".data/serialization_id",
@@ -37,22 +36,15 @@ _MARK_NAMES = frozenset(
 )  # fmt: skip
 
 
-def map_zip(source: ByteSource, spans: Sequence[tuple[int, int]]) -> FileMap | None:
+def map_zip(source: ByteSource) -> FileMap:
     """
     The map of a zip archive.
-
-    Args:
-        source: The archive.
-        spans: Where storages lie in it, sorted.
 
     Raises:
         CheckpointError: It has no directory, or one that makes no sense.
     """
     directory = read_directory(source)
     first = min(directory.headers)
-    if spans and spans[0][0] < first:
-        # Archives one behind the other, as in a .distcp file: the directory is that of the last.
-        return MapBuilder(source.size, _ARCHIVES).finished(_ARCHIVES)
     builder = MapBuilder(source.size, _GAP)
     builder.add(0, first, builder.code(_BEFORE))
     _add_records(builder, directory)
