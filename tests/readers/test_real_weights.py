@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch_truth
@@ -21,6 +22,13 @@ WEIGHTS = {
     "resemblyzer==0.1.4": ("**/*.pt", 1, "torch-legacy"),
     "anarcii==2.0.8": ("**/*.pt", 6, "torch-zip"),
     "silero-vad==6.2.3": ("**/*.safetensors", 1, "safetensors"),
+    "facenet-pytorch==2.6.0": ("**/*.pt", 3, "torch-legacy"),
+    "DISTS-pytorch==0.1": ("DISTS_pytorch/*.pt", 1, "torch-legacy"),
+}
+# Packages whose arrays numpy reads, none of them pickled.
+ARRAYS = {
+    "g2p-en==2.1.0": ("**/*.npz", 1),
+    "resampy==0.4.2": ("**/*.npz", 2),
 }
 
 
@@ -44,6 +52,23 @@ def test_real_files_are_read_as_their_library_reads_them(
         torch_truth.assert_equal(checkpoint, value)
         values = sum(math.prod(tensor.shape) * tensor.element_size() for tensor in expected.values())
         assert checkpoint.bytes_read < max(20_000, path.stat().st_size - values)
+
+
+@pytest.mark.parametrize("package", list(ARRAYS))
+def test_real_archives_of_arrays_are_read_as_numpy_reads_them(
+    package: str, shipped_weights: Callable[[str], Path]
+) -> None:
+    """Names, order, shapes and data types of every array, from the headers alone."""
+    pattern, count = ARRAYS[package]
+    files = sorted(shipped_weights(package).glob(pattern))
+    assert len(files) == count
+    for path in files:
+        checkpoint = open_checkpoint(str(path))
+        with np.load(path) as arrays:
+            expected = [(name, arrays[name].shape, str(arrays[name].dtype)) for name in arrays.files]
+        assert [(row.name, row.shape, row.dtype.name) for row in checkpoint.table] == expected
+        assert checkpoint.format == "npz"
+        assert checkpoint.bytes_read < 5_000
 
 
 def test_many_tensors_in_few_storages(shipped_weights: Callable[[str], Path]) -> None:
