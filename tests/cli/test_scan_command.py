@@ -118,6 +118,17 @@ def test_standard_input(cli: Cli) -> None:
     assert "runs os.getcwd()" in result.stdout
 
 
+def test_lines_on_folders_have_paths(cli: Cli, files: tuple[str, str, Path], tmp_path: Path) -> None:
+    """Two folders with files of one name: each line says which it is of."""
+    _, bad, _ = files
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x.pkl").write_bytes(Path(bad).read_bytes())
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    places = [line.split("\t")[2] for line in cli("scan", *folders).stdout.splitlines()]
+    assert [place.rpartition("@")[0] for place in places] == [f"{folder}/deep/x.pkl" for folder in folders]
+
+
 @pytest.mark.parametrize("command", ["count", "scan"])
 def test_empty_standard_input(cli: Cli, command: str) -> None:
     """What should have written to it has failed, which is no file of an unknown format."""

@@ -72,7 +72,12 @@ def scan_table(report: ScanReport) -> tuple[Sheet, ...]:
 
 def scan_lines(reports: Sequence[ScanReport]) -> Sheet:
     """A line a finding: level, rule, place, message."""
-    return Sheet("scan", _COLUMNS, _rows(reports), rows_key="findings")
+    rows = [
+        (each.level, each.rule, _from_here(report, each), each.message)
+        for report in reports
+        for each in report.findings
+    ]
+    return Sheet("scan", _COLUMNS, rows, rows_key="findings")
 
 
 def scan_records(reports: Sequence[ScanReport]) -> Sheet:
@@ -109,12 +114,11 @@ def scan_records(reports: Sequence[ScanReport]) -> Sheet:
     )
 
 
-def _rows(reports: Sequence[ScanReport]) -> list[tuple[Any, ...]]:
-    return [_row(each) for report in reports for each in report.findings]
-
-
-def _row(finding: Finding) -> tuple[Any, ...]:
-    return finding.level, finding.rule, finding.place, finding.message
+def _from_here(report: ScanReport, finding: Finding) -> str:
+    """A place with the path of a file that lies in the folder that was asked for: there may be several."""
+    if finding.file == report.target or not finding.uri:
+        return finding.place
+    return finding.uri + finding.place[len(finding.file) :]
 
 
 def _target(report: ScanReport) -> dict[str, Any]:
