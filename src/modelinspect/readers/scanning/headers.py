@@ -5,11 +5,14 @@ Formats without pickles: what their headers hide, and the templates and code tha
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from modelinspect.errors import CheckpointError
 from modelinspect.readers.scanning.item import Item, Scan
 from modelinspect.readers.scanning.parts import Part
 from modelinspect.readers.scanning.texts import check_template
+from modelinspect.readers.source import ByteSource
+from modelinspect.tensors import Checkpoint
 
 __all__ = ["look_at_gguf", "look_at_hdf5", "look_at_safetensors"]
 
@@ -25,34 +28,17 @@ def look_at_safetensors(scan: Scan, item: Item) -> None:
     """A header of JSON: names that stand there twice, holes, sizes."""
     from modelinspect.readers.formats.safetensors import read
 
-    source = Part(item.source, item.begin, item.source.size - item.begin) if item.begin else item.source
-    scan.looked(item, "safetensors")
-    try:
-        checkpoint = read(source, item.record or scan.file)
-    except CheckpointError as error:
-        reason = error.details[0] if error.details else error.message
-        scan.find(item, "header", f"its header can't be believed: {reason}")
-        return
-    for note in checkpoint.notes:
-        if any(word in note for word in _ODD):
-            scan.find(item, "header", note)
+    _read(scan, item, "safetensors", read, _ODD)
 
 
 def look_at_gguf(scan: Scan, item: Item) -> None:
     """The chat templates among its keys, each of which is a program."""
     from modelinspect.readers.formats.gguf import read
 
-    source = Part(item.source, item.begin, item.source.size - item.begin) if item.begin else item.source
-    scan.looked(item, "GGUF")
-    try:
-        checkpoint = read(source, item.record or scan.file)
-    except CheckpointError as error:
-        reason = error.details[0] if error.details else error.message
-        scan.find(item, "header", f"its header can't be believed: {reason}")
+    source = _part(item)
+    checkpoint = _read(scan, item, "GGUF", read, (*_ODD, "refuses"))
+    if checkpoint is None:
         return
-    for note in checkpoint.notes:
-        if any(word in note for word in (*_ODD, "refuses")):
-            scan.find(item, "header", note)
     offsets = [row.storage.offset for row in checkpoint.table if row.storage is not None]
     first = min((offset for offset in offsets if offset is not None), default=source.size)
     header = source.read(0, min(first, _MAX_HEADER, source.size))
@@ -62,6 +48,28 @@ def look_at_gguf(scan: Scan, item: Item) -> None:
         length = int.from_bytes(header[at + 4 : at + 12], order)  # type: ignore[arg-type]
         text = header[at + 12 : at + 12 + min(length, _MAX_TEMPLATE)]
         check_template(scan, item, text.decode("utf-8", "replace"))
+
+
+def _part(item: Item) -> ByteSource:
+    """The bytes of a file, or of what lies further on in one."""
+    return Part(item.source, item.begin, item.source.size - item.begin) if item.begin else item.source
+
+
+def _read(
+    scan: Scan, item: Item, form: str, read: Callable[[ByteSource, str], Checkpoint], odd: tuple[str, ...]
+) -> Checkpoint | None:
+    """What a header says; one that can't be believed, and notes with a word of *odd*, are findings."""
+    scan.looked(item, form)
+    try:
+        checkpoint = read(_part(item), item.record or scan.file)
+    except CheckpointError as error:
+        reason = error.details[0] if error.details else error.message
+        scan.find(item, "header", f"its header can't be believed: {reason}")
+        return None
+    for note in checkpoint.notes:
+        if any(word in note for word in odd):
+            scan.find(item, "header", note)
+    return checkpoint
 
 
 def look_at_hdf5(scan: Scan, item: Item) -> None:
