@@ -5,7 +5,7 @@ What would run if a file were loaded: the report of ``modelinspect scan``.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from modelinspect.display import Displayed
@@ -113,9 +113,19 @@ def scan_target(path: str, target: str) -> ScanReport:
 
         return _of_files(as_file(path), target, [])
     if os.path.isdir(path):
-        return _report(path, target, _scans(files_of(path, target)))
+        return _report(path, target, _scans(_with_indexes(path, target)))
     shards = shards_of(path, target) if path.endswith(".index.json") else ()
     return _of_files(path, target, _scans(shards))
+
+
+def _with_indexes(folder: str, target: str) -> Iterator[Found]:
+    """The files below a folder, and what indexes among them name outside their own."""
+    for found in files_of(folder, target):
+        yield found
+        if found.name.endswith(".index.json") and not found.reason:
+            for named in shards_of(found.path, found.name):
+                if named.rule == "path-escape":
+                    yield named
 
 
 def _of_files(path: str, target: str, more: Sequence[Scan]) -> ScanReport:

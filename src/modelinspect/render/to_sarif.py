@@ -83,5 +83,8 @@ def _result(
 
 def _uri(path: str) -> str:
     """A relative reference stays one; everything that a URI can't hold is escaped."""
-    text = quote(path.encode("utf-8", "surrogateescape"), safe="/~!$&'()*+,;=@")
+    # Names of files may hold any bytes; those that an index makes up, half surrogate pairs as well.
+    is_half = any(0xD800 <= ord(letter) < 0xDC80 or 0xDCFF < ord(letter) < 0xE000 for letter in path)
+    raw = path.encode("utf-8", "surrogatepass" if is_half else "surrogateescape")
+    text = quote(raw, safe="/~!$&'()*+,;=@")
     return f"file://{text}" if path.startswith("/") else text

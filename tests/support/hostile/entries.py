@@ -4,7 +4,7 @@ All hostile files that the tests make.
 
 from __future__ import annotations
 
-from hostile import archives, headers, pickles
+from hostile import archives, folders, headers, pickles
 from hostile.entry import Hostile
 
-ENTRIES: tuple[Hostile, ...] = (*pickles.ENTRIES, *archives.ENTRIES, *headers.ENTRIES)
+ENTRIES: tuple[Hostile, ...] = (*pickles.ENTRIES, *archives.ENTRIES, *headers.ENTRIES, *folders.ENTRIES)

@@ -273,6 +273,21 @@ SAFETENSORS: dict[str, Made] = {
         (2, "is not valid safetensors"),
         _HEADER,
     ),
+    "10 million lists": (
+        lambda: _tensors(b'{"a":[' + b"[]," * 10_000_000 + b"[]]}"),
+        (2, "far more lists"),
+        _HEADER,
+    ),
+    "5 million texts": (
+        lambda: _tensors(b'{"a":[' + b'"ab",' * 5_000_000 + b"1]}"),
+        (2, "far more lists"),
+        _HEADER,
+    ),
+    "a text of 4 MB of brackets": (
+        lambda: _tensors({"__metadata__": {"k": "[]," * 1_300_000}, "a": _ROW}),
+        (0, "0\n"),
+        (0, "nothing found in"),
+    ),
     "20,000 tensors of nothing": (
         lambda: _tensors(
             {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}, b""
@@ -434,7 +449,7 @@ GGUF: dict[str, Made] = {
     ),
     "arrays of empty arrays": (
         lambda: _raw(
-            1, 0, _pair(ARRAY, struct.pack("<IQ", ARRAY, 300_000) + struct.pack("<IQ", 0, 0) * 300_000)
+            1, 0, _pair(ARRAY, struct.pack("<IQ", ARRAY, 100_000) + struct.pack("<IQ", 0, 0) * 100_000)
         ),
         (0, "0\n"),
         (0, "nothing found in"),
@@ -697,12 +712,12 @@ ONNX: dict[str, Made] = {
         (2, "holds too much"),
         (1, "header"),
     ),
-    "200,000 nodes": (
-        lambda: onnx.model(onnx.graph([onnx.node("Relu", ["a"], ["b"])] * 200_000)),
+    "50,000 nodes": (
+        lambda: onnx.model(onnx.graph([onnx.node("Relu", ["a"], ["b"])] * 50_000)),
         (0, "0\n"),
         (0, "nothing found in"),
     ),
-    "300,000 empty nodes": (lambda: onnx.model(b"\x0a\x00" * 300_000), (0, "0\n"), (0, "nothing found in")),
+    "100,000 empty nodes": (lambda: onnx.model(b"\x0a\x00" * 100_000), (0, "0\n"), (0, "nothing found in")),
     "a size of 2**63": (
         _model(onnx.tensor("w", [1 << 63, 1 << 63], 1, bytes(8))),
         (2, "is not valid ONNX"),

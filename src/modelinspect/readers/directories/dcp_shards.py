@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from modelinspect.errors import DamagedFileError, visible
 from modelinspect.readers.directories.named_files import Opened, check_number, opened
 from modelinspect.readers.parts.chunks import Shape, chunked_row, span_of
+from modelinspect.readers.parts.json_size import is_dense
 from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.tensors import Checkpoint, ParameterTable, TensorInfo
@@ -73,6 +74,8 @@ def _offsets(file: Opened, target: str) -> Mapping[str, Shape]:
     text = file.checkpoint.metadata.get(_INFO)
     if text is None:
         _damaged(file, target, f"its metadata has no {_INFO}")
+    if is_dense(text):
+        _damaged(file, target, f"its {_INFO} holds far more lists and texts than tensors")
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError):

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from modelinspect.errors import DamagedFileError, LimitError, TargetError, visible
 from modelinspect.readers.directories.beside import is_beside, with_configurations, with_training
 from modelinspect.readers.parts.inside import inside
+from modelinspect.readers.parts.json_size import is_dense
 from modelinspect.readers.parts.kinds import settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.readers.registry import FORMATS, open_file
@@ -154,7 +155,13 @@ def _load_json(path: str, target: str) -> tuple[dict[str, Any], int]:
             )
         raw = source.read(0, source.size, "index")
     try:
-        document = json.loads(raw)
+        text = raw.decode("utf-8-sig")
+        if is_dense(text):
+            raise LimitError(
+                f"{visible(target)} is not a checkpoint index",
+                details=("it holds far more lists and texts than an index of its length",),
+            )
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             f"{visible(target)} is not a checkpoint index", details=(f"it is not JSON: {error}",)

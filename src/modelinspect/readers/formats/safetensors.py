@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from modelinspect.dtypes import BY_SAFETENSORS
 from modelinspect.errors import DamagedFileError, LimitError, visible
+from modelinspect.readers.parts.json_size import is_dense
 from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.readers.source import ByteSource
@@ -59,6 +60,11 @@ def read(source: ByteSource, target: str) -> Checkpoint:
             details=(f"limit: {MAX_HEADER_BYTES:,} bytes (a rule of the format)",),
         )
     text = _decode(source.read(8, length, "header"), target)
+    if is_dense(text):
+        raise LimitError(
+            f"{visible(target)} is not valid safetensors",
+            details=("the header holds far more lists and texts than tensors of its length need",),
+        )
     header, notes = _parse(text, target)
     metadata = header.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata

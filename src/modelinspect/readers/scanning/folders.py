@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from modelinspect.errors import RefusedError, TargetError, visible
 from modelinspect.readers.parts.inside import inside
+from modelinspect.readers.parts.json_size import is_dense
 from modelinspect.readers.source import open_local
 
 __all__ = ["Found", "files_of", "shards_of"]
 
 MAX_FILES = 100_000
-MAX_INDEX_BYTES = 1 << 28
+MAX_INDEX_BYTES = 48_000_000
 _LEFT_OUT = (".git",)
 """Folders of other programs, whose files are compressed copies of those beside them."""
 
@@ -90,8 +91,13 @@ def shards_of(path: str, target: str) -> Iterator[Found]:
     folder = os.path.dirname(path) or "."
     try:
         with open_local(path) as source:
-            raw = source.read(0, min(source.size, MAX_INDEX_BYTES), "index")
-        weight_map = json.loads(raw)["weight_map"]
+            if source.size > MAX_INDEX_BYTES:
+                yield Found(
+                    path, os.path.basename(path), f"{source.size:,} bytes of names", "not-looked-into"
+                )
+                return
+            text = source.read(0, source.size, "index").decode("utf-8-sig")
+        weight_map = {} if is_dense(text) else json.loads(text)["weight_map"]
         names = sorted({name for name in weight_map.values() if isinstance(name, str)})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return

@@ -25,6 +25,9 @@ _ESCAPE = re.compile(
 )
 """What a template needs to leave its sandbox: attributes with underscores on both sides."""
 _PROGRAM = re.compile(r"\{[%{#]")
+_TAGS = ("latest", "latest_checkpointed_iteration.txt")
+"""Files that name the folder of a step (DeepSpeed, Megatron)."""
+_MAX_TAG = 4_096
 _PYTHON = re.compile(r"^\s*(import|from|def|class|exec|eval|@|if|for|with|print)\b", re.MULTILINE)
 
 
@@ -39,6 +42,7 @@ def look_at_text(scan: Scan, item: Item, name: str) -> None:
         scan.looked(item, "text", into=False, why=f"longer than {_MAX_TEXT:,} bytes")
         return
     raw = source.read_upto(item.begin, source.size - item.begin)
+    _check_names(scan, item, lowered, raw)
     if lowered.endswith((".jinja", ".jinja2")):
         check_template(scan, item, raw.decode("utf-8", "replace"))
         scan.looked(item, "template")
@@ -46,6 +50,16 @@ def look_at_text(scan: Scan, item: Item, name: str) -> None:
         _look_at_json(scan, item, raw)
     else:
         scan.looked(item, "text")
+
+
+def _check_names(scan: Scan, item: Item, name: str, raw: bytes) -> None:
+    """Does the name of a step lead out of the folder?"""
+    if name.rpartition("/")[2] not in _TAGS or len(raw) > _MAX_TAG:
+        return
+    tag = raw.strip()
+    if tag.startswith(b"/") or b".." in tag.split(b"/"):
+        shown = visible(tag[:200].decode("utf-8", "backslashreplace"))
+        scan.find(item, "path-escape", f"it names a folder outside: {shown!r}")
 
 
 def _look_at_python(scan: Scan, item: Item) -> None:
