@@ -9,9 +9,10 @@ long to make as a tuple that is built from columns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -35,6 +36,7 @@ __all__ = [
     "TensorInfo",
     "TieKey",
     "contiguous_stride",
+    "rows_of_columns",
     "unique_names",
 ]
 
@@ -230,6 +232,20 @@ def _reach(shape: Sequence[int], stride: Sequence[int]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((length - 1) * step for length, step in zip(shape, stride))
+
+
+def rows_of_columns(
+    names: Iterable[str],
+    dtypes: Iterable[DType],
+    shapes: Iterable[tuple[int, ...]],
+    storages: Iterable[Storage],
+    kinds: Iterable[Kind],
+) -> list[TensorInfo]:
+    """Contiguous tensors with a storage each, made from whole columns at once."""
+    given = {"name": names, "dtype": dtypes, "shape": shapes, "storage": storages, "kind": kinds}
+    defaults = TensorInfo._field_defaults
+    columns = (given[name] if name in given else repeat(defaults[name]) for name in TensorInfo._fields)
+    return list(map(TensorInfo._make, zip(*columns)))
 
 
 def unique_names(rows: Sequence[TensorInfo]) -> Sequence[TensorInfo]:

@@ -24,7 +24,16 @@ from modelinspect.readers.parts.forward import Forward, readable
 from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.readers.registry import NotThisFormat
 from modelinspect.readers.source import ByteSource
-from modelinspect.tensors import Checkpoint, FileInfo, Kind, ParameterTable, Storage, TensorInfo, unique_names
+from modelinspect.tensors import (
+    Checkpoint,
+    FileInfo,
+    Kind,
+    ParameterTable,
+    Storage,
+    TensorInfo,
+    rows_of_columns,
+    unique_names,
+)
 
 __all__ = ["header_ends", "read"]
 
@@ -471,15 +480,8 @@ def _table(rows: Sequence[_Row], start: int, path: str, order: str) -> Sequence[
     )  # fmt: skip
     quantized = {row.name[: -len(".weight")] for row in rows if row.dtype.block > 1}
     kinds = [_kind(row, quantized) for row in rows]
-    tensors = map(
-        TensorInfo._make,
-        zip(
-            names, dtypes, shapes, storages,
-            repeat(None), repeat(0), kinds, repeat(False), repeat(None),
-            repeat("strided"), repeat(None), repeat(""), repeat(()), repeat(""), repeat(None), repeat(""),
-        ),
-    )  # fmt: skip
-    return settled_by_siblings(unique_names(list(tensors)))
+    tensors = rows_of_columns(names, dtypes, shapes, storages, kinds)
+    return settled_by_siblings(unique_names(tensors))
 
 
 def _kind(row: _Row, quantized: set[str]) -> Kind:

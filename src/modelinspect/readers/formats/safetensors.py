@@ -25,7 +25,7 @@ from modelinspect.readers.parts.json_size import is_dense
 from modelinspect.readers.parts.kinds import infer_kind, settled_by_siblings
 from modelinspect.readers.parts.natural_order import naturally_sorted
 from modelinspect.readers.source import ByteSource
-from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Storage, TensorInfo
+from modelinspect.tensors import Checkpoint, FileInfo, ParameterTable, Storage, rows_of_columns
 
 __all__ = ["MAX_HEADER_BYTES", "read"]
 
@@ -190,15 +190,8 @@ def _table(header: Header, source: ByteSource, data_start: int, target: str) -> 
     )
     shapes = list(map(tuple, shapes))
     kinds = map(infer_kind, names, dtypes, shapes)
-    rows = map(
-        TensorInfo._make,
-        zip(
-            names, dtypes, shapes, storages,
-            repeat(None), repeat(0), kinds, repeat(False), repeat(None),
-            repeat("strided"), repeat(None), repeat(""), repeat(()), repeat(""), repeat(None), repeat(""),
-        ),
-    )  # fmt: skip
-    return ParameterTable(source=target, tensors=settled_by_siblings(list(rows)), origin="file")
+    rows = rows_of_columns(names, dtypes, shapes, storages, kinds)
+    return ParameterTable(source=target, tensors=settled_by_siblings(rows), origin="file")
 
 
 def _sound(dtypes: list[Any], shapes: list[Any], begins: list[int], ends: list[int], size: int) -> bool:
