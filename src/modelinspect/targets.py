@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from modelinspect.errors import TargetError, visible
@@ -42,8 +41,7 @@ _MODULE = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _ATTRIBUTE = r"[^\W\d]\w*(?:\.\w+)*"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """
     What one word on the command line names. Nothing of it has been opened.
 
@@ -64,7 +62,7 @@ class Target:
     """Dotted name in the file or module, empty for the one definition in it; of a
     registered scheme, the name that its library knows."""
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = {}
     called: bool = False
     """Parentheses were written, even empty ones."""
 

@@ -35,7 +35,7 @@ TEXT_KINDS: frozenset[ColumnKind] = frozenset({"name", "text", "dtype", "status"
 """Kinds whose values are text, and may be a file's."""
 RIGHT_ALIGNED: frozenset[ColumnKind] = frozenset({"count", "bytes", "ratio", "number"})
 UNKNOWN = "unknown"
-_RUN_OF_BLANKS = re.compile(r"^ +| {2,}")
+_RUN_OF_BLANKS = r"^ +| {2,}"
 _BLANK: frozenset[ColumnKind] = frozenset({"shape", "number", "ratio"})
 """Kinds of which None is no value, rather than one that isn't known."""
 
@@ -82,7 +82,9 @@ def with_fixed_blanks(texts: Sequence[str]) -> list[str]:
     """
     Texts whose blanks at the beginning, and runs of them, HTML and Markdown leave alone.
     """
-    return [_RUN_OF_BLANKS.sub(lambda run: "\N{NO-BREAK SPACE}" * len(run.group()), text) for text in texts]
+    return [
+        re.sub(_RUN_OF_BLANKS, lambda run: "\N{NO-BREAK SPACE}" * len(run.group()), text) for text in texts
+    ]
 
 
 def _each_once(convert: Callable[[Any], str], values: Sequence[Any], none: str) -> list[str]:
