@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from typing import Any
 
 from modelinspect.errors import CheckpointError, LimitError, visible
@@ -200,6 +199,8 @@ class _Examined:
     def content(self) -> bytes:
         """Digest of the pickle's own bytes."""
         if self._content is None:
+            from hashlib import sha256  # most pickles have no findings, see Scan._finding
+
             digest, at = sha256(), self.begin
             end = min(self.pickle.end, self.item.source.size, self.begin + _MAX_DIGEST)
             while at < end:
