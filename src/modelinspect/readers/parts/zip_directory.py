@@ -350,7 +350,7 @@ def read_directory(source: ByteSource, *, last_of_several: bool = False) -> ZipD
     directory._index_names()
     directory._check_roots()
     directory._locate(shift)
-    if directory.headers and min(directory.headers) > 0:
+    if directory.headers and min(directory.headers) > shift:
         directory.disagree(f"{min(directory.headers):,} bytes stand before the first record", "zip-prefix")
     source.kept["zip directory"] = directory
     return directory
