@@ -37,7 +37,9 @@ def command(
     ] = None,
     write_baseline: Annotated[
         str | None,
-        typer.Option("--write-baseline", metavar="FILE", help="Write FILE, which accepts what is found now."),
+        typer.Option(
+            "--write-baseline", metavar="FILE", help="Write FILE, which accepts what is found now; exit 0."
+        ),
     ] = None,
     form: Annotated[
         _Form | None,
@@ -92,7 +94,9 @@ def command(
         _write_sarif(reports, output)
     elif reports:
         show(_sheets(reports, shown), shown, output)
-    return code or (NO if any(report.found for report in reports) else YES)
+    # What has just been accepted is no answer to act on.
+    is_found = write_baseline is None and any(report.found for report in reports)
+    return code or (NO if is_found else YES)
 
 
 def _sheets(reports: list[ScanReport], form: options.OutputFormat) -> list[Sheet]:
