@@ -23,6 +23,8 @@ from modelinspect.render.sheet import Column, Line, Sheet
 __all__ = ["scan_lines", "scan_records", "scan_table"]
 
 _LOOKED_SHOWN = 20
+_FEW_LOOKED = 12
+"""More rows of what was looked at stand before the findings."""
 _NAMES_SHOWN = 12
 _COLUMNS = (
     Column("level", "level", "text"),
@@ -41,7 +43,7 @@ _LOOKED_COLUMNS = (
 
 
 def scan_table(report: ScanReport) -> tuple[Sheet, ...]:
-    """One target for people: findings and names by group, then what was looked at."""
+    """One target for people: findings and names by group, then what was looked at, if that is short."""
     rows = _looked_rows(report)
     more = _more(len(rows))
     looked = Sheet(
@@ -67,7 +69,8 @@ def scan_table(report: ScanReport) -> tuple[Sheet, ...]:
         notes=report.notes,
         rows_key="findings",
     )
-    return found, looked
+    # What a terminal shows when all has scrolled by is the end of it.
+    return (found, looked) if len(rows) <= _FEW_LOOKED else (looked, found)
 
 
 def scan_lines(reports: Sequence[ScanReport]) -> Sheet:
