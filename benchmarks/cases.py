@@ -59,6 +59,8 @@ def start_up(rounds: int) -> Iterator[Row]:
         "count, torch zip": [COMMAND, "count", small["torch zip"]],
         "info, torch zip": [COMMAND, "info", small["torch zip"]],
         "params, torch zip": [COMMAND, "params", small["torch zip"]],
+        "bytes, torch zip": [COMMAND, "bytes", small["torch zip"]],
+        "scan, torch zip": [COMMAND, "scan", small["torch zip"]],
         "count --help": [COMMAND, "count", "--help"],
         "grads --help": [COMMAND, "grads", "--help"],
         "grads, a run": [COMMAND, "grads", _small_run()],

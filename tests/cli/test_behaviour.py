@@ -101,6 +101,18 @@ def test_files_are_read_without_torch_numpy_and_rich(tmp_path: Path, suffix: str
     assert modules_after(*flags, str(path)) == "[]"
 
 
+@pytest.mark.parametrize("command", ["count", "params", "info", "bytes", "scan"])
+def test_what_few_files_need_is_imported_for_those_alone(cli: Cli, tmp_path: Path, command: str) -> None:
+    """A folder of plain weights loads no reader of other folders, no quantized layouts, no OpenSSL."""
+    save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
+    imports = [sys.executable, "-X", "importtime", str(cli.script), command, str(tmp_path)]
+    done = subprocess.run(imports, capture_output=True, text=True, env=plain_environment(), check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "modelinspect.cli.app" in loaded
+    rare = ("directories.dcp", "directories.deepspeed", "parts.torch_archive", "analysis.quantization")
+    assert not [name for name in loaded if name.endswith((*rare, "_hashlib"))]
+
+
 def test_the_import_test_can_fail() -> None:
     """A definition does load torch, and the same check sees it."""
     assert "torch" in modules_after("count", "models/regression.py")
