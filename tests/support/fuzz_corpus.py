@@ -13,7 +13,7 @@ __all__ = ["ARCHIVES", "inputs", "keep", "unpack"]
 
 ARCHIVES = Path(__file__).parents[1] / "fuzz" / "corpus"
 MOST_INPUTS = 400
-MOST_BYTES = 2048
+MOST_BYTES = 6144
 """Of one input. Longer ones are seeds with little changed, and hold paths of the machine that made them."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
