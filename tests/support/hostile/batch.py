@@ -23,6 +23,8 @@ from typing import Any
 SECONDS = 5.0
 """Of processor time that one command may take."""
 _KEPT = 20_000
+_COLLECTED = 100
+"""Megabytes from which garbage of earlier commands is looked for."""
 _HARMLESS = ("\n", "\t")
 _REACHING = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile",
@@ -63,7 +65,7 @@ class Watch:
                 self._opened(args[0])
             finally:
                 self.is_on = True
-        elif event.startswith(_REACHING):
+        elif event.startswith(_REACHING) and args != (None,):  # dlopen of nothing is the interpreter itself
             self.calls.append(f"{event} {args!r}"[:300])
 
     def _opened(self, path: Any) -> None:
@@ -89,9 +91,9 @@ def _odd_characters(raw: bytes) -> str:
     return ascii("".join(sorted(found))) if found else ""
 
 
-def _peak() -> float:
-    """Megabytes that the process has held since :func:`_forget_peak`."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+def _held(what: str) -> float:
+    """Megabytes that the process holds (VmRSS), or held at most since :func:`_forget_peak` (VmHWM)."""
+    found = re.search(what + r":\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     return int(found.group(1)) / 1e3 if found else 0.0
 
 
@@ -141,7 +143,8 @@ class Streams:
 
 
 def _observe(watch: Watch, streams: Streams, arguments: list[str]) -> dict[str, Any]:
-    gc.collect()
+    if _held("VmRSS") > _COLLECTED:
+        gc.collect()
     _forget_peak()
     watch.outside, watch.calls = [], []
     streams.take()
@@ -162,7 +165,7 @@ def _observe(watch: Watch, streams: Streams, arguments: list[str]) -> dict[str, 
         "outside": watch.outside[:5],
         "calls": watch.calls[:5],
         "seconds": round(seconds, 3),
-        "megabytes": round(_peak(), 1),
+        "megabytes": round(_held("VmHWM"), 1),
     }
 
 

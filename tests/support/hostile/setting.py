@@ -4,6 +4,7 @@ Makes hostile files, has the commands run on them, and says what is wrong with w
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -60,6 +61,7 @@ def marker_of(base: Path, number: int) -> str:
 
 def commands(target: str, number: int, costly: bool) -> list[list[str]]:
     """What is run on a target: the two whose outcome is known, the others, in changing forms."""
+    number += number // len(_FORMS)  # each kind in every form
     form = _FORMS[number % len(_FORMS)]
     other = _FORMS[(number + 3) % len(_FORMS)]
     others = [
@@ -142,6 +144,16 @@ def problems(entry: Hostile, results: Sequence[dict[str, Any]]) -> list[str]:
     return found + [text for result in results for text in _broken_promises(result)]
 
 
+def _formula(result: dict[str, Any]) -> str:
+    """A cell of a table for spreadsheets that begins as a formula does."""
+    form = result["arguments"][-1]
+    if form not in {"csv", "tsv"} or "\0" in result["out"]:
+        return ""
+    rows = csv.reader(result["out"].splitlines(), delimiter="," if form == "csv" else "\t")
+    begun = [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
+    return begun[0] if begun else ""
+
+
 def _broken_promises(result: dict[str, Any]) -> list[str]:
     """What holds of every command on every file."""
     from hostile.batch import SECONDS
@@ -155,6 +167,7 @@ def _broken_promises(result: dict[str, Any]) -> list[str]:
         f"an exit code of {result['code']}": result["code"] not in {0, 1, 2},
         f"{result['seconds']} seconds": result["seconds"] > SECONDS,
         f"{result['megabytes']} MB": result["megabytes"] > MEGABYTES,
+        "a cell that a spreadsheet runs": _formula(result),
         "nothing said": result["code"] != 0 and not result["err"].strip() and not result["out"].strip(),
     }
     return [f"{result['arguments']}: {what} {value}" for what, value in wrong.items() if value]
