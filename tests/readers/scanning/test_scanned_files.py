@@ -29,6 +29,9 @@ import torch
 from gguf_bytes import Gguf
 
 from modelinspect.analysis.scan import ScanReport, scan_target
+from modelinspect.readers.scanning.budget import Budget
+from modelinspect.readers.scanning.item import Scan
+from modelinspect.readers.scanning.seen import NamedGlobal
 
 PAYLOAD = b"cos\ngetcwd\n(tR."
 """Protocol 0: calls os.getcwd()."""
@@ -469,3 +472,14 @@ def test_honest_files_give_no_findings(tmp_path: Path) -> None:
         assert report.headline.startswith("nothing found in: "), kind
         assert "safe" not in report.headline
         assert all(name.group == "understood" for name in report.globals), kind
+
+
+def test_names_that_are_understood_are_listed_once_where_there_are_very_many() -> None:
+    """Archives one behind the other repeat the names of torch; one that is not understood is never left out."""
+    scan = Scan("x", Budget(1))
+    for number in range(30_000):
+        scan.name(NamedGlobal("torch", "FloatStorage", "understood", "x", "", number, (), 0))
+    scan.name(NamedGlobal("os", "system", "executes code", "x", "", 30_001, ("os.system('id')",), 1))
+    assert len(scan.names) == 1_001
+    assert scan.names[-1].dotted == "os.system"
+    assert not scan.has_more_names

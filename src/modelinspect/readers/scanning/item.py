@@ -22,6 +22,8 @@ _MAX_RECORD = 200
 _MAX_LINES = 10_000
 """Of what was looked at; further lines are counted."""
 _MAX_NAMES = 10_000
+_EVERY_NAME = 1_000
+"""So many names are kept wherever they stand, and further ones that are not understood."""
 
 
 class Item(NamedTuple):
@@ -64,6 +66,8 @@ class Scan:
     findings: list[Finding] = field(default_factory=list)
     waiting: deque[Item] = field(default_factory=deque)
     has_more_names: bool = False
+    understood: set[tuple[str, str]] = field(default_factory=set)
+    """Module and name of what was kept and is understood."""
 
     def push(self, item: Item) -> None:
         """Look into it later."""
@@ -134,7 +138,12 @@ class Scan:
         self.looked_at[-1] = last._replace(what="and more", record="", records=last.records + 1)
 
     def name(self, found: NamedGlobal) -> None:
-        """Keep a name."""
+        """Keep a name; of very many those that are understood once, for archives repeat them."""
+        if found.group == "understood":
+            spelt = found.module, found.name
+            if len(self.names) >= _EVERY_NAME and spelt in self.understood:
+                return
+            self.understood.add(spelt)
         if len(self.names) < _MAX_NAMES:
             self.names.append(found)
         else:
