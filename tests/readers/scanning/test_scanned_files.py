@@ -475,7 +475,7 @@ def test_honest_files_give_no_findings(tmp_path: Path) -> None:
 
 
 def test_names_that_are_understood_are_listed_once_where_there_are_very_many() -> None:
-    """Archives one behind the other repeat the names of torch; one that is not understood is never left out."""
+    """Archives one behind the other repeat the names of torch; one that is not understood stays."""
     scan = Scan("x", Budget(1))
     for number in range(30_000):
         scan.name(NamedGlobal("torch", "FloatStorage", "understood", "x", "", number, (), 0))
