@@ -15,7 +15,7 @@ import command
 import pytest
 from hostile import setting
 from hostile.entries import ENTRIES
-from hostile.entry import Place
+from hostile.entry import Place, archive, tensor, text
 
 BATCH = 50
 """Entries that one watched process is given: several may work at a time."""

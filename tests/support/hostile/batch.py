@@ -23,7 +23,7 @@ from typing import Any
 SECONDS = 5.0
 """Of processor time that one command may take."""
 _KEPT = 20_000
-_COLLECTED = 100
+_COLLECTED = 150
 """Megabytes from which garbage of earlier commands is looked for."""
 _HARMLESS = ("\n", "\t")
 _REACHING = (

@@ -344,7 +344,7 @@ COSTS: dict[str, tuple[Callable[[], bytes], tuple[int, str], tuple[int, str]]] =
     "a float of 1 MB": (lambda: b"F" + b"9" * 1_000_000 + b"\n", (2, _LIMIT), (1, "exhausts")),
     "a name of 5 MB": (lambda: b"c" + b"a" * 5_000_000 + b"\nx\n", (2, _LIMIT), (1, "exhausts")),
     "many names": (
-        lambda: b"](" + b"".join(b"cm%x\nx\n" % n for n in range(100_000)) + b"e",
+        lambda: b"](" + b"".join(b"cm%x\nx\n" % n for n in range(40_000)) + b"e",
         (0, "3"),
         (1, "unknown-global"),
     ),
