@@ -86,7 +86,9 @@ demo: $(INSTALLED) weights
 	  $(call run,count $(SILERO)); $(call run,params $(SILERO)); }
 	@[ ! -e $(LPIPS) ] || { \
 	  echo; echo "==> a file that torch.save wrote before 1.6, read without running its pickle"; \
-	  $(call run,params $(LPIPS)); }
+	  $(call run,params $(LPIPS)); \
+	  echo; echo "==> what it is, where its bytes went, and what would run if it were loaded"; \
+	  $(call run,info $(LPIPS)); $(call run,bytes $(LPIPS)); $(call run,scan $(LPIPS)); }
 	@echo
 	@echo "Yours now: $(BIN)/modelinspect count TARGET, $(BIN)/modelinspect params TARGET, ... grads TARGET, ... transplant SRC DST."
 
