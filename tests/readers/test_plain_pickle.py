@@ -360,3 +360,14 @@ def test_files_inside_that_are_not_looked_into_are_said(tmp_path: Path) -> None:
     assert any("further file in its byte strings" in note for note in read(path).notes)
     path.write_bytes(pickle.dumps([torch.zeros(3)]))
     assert not read(path).notes
+
+
+def test_a_large_dictionary_of_numbers_is_looked_through_once(tmp_path: Path) -> None:
+    """Entries without a tensor are named, up to a limit, and the tensor beside them is found."""
+    path = tmp_path / "x.pkl"
+    numbers = dict.fromkeys(range(5_000))
+    path.write_bytes(pickle.dumps(numbers))
+    assert read(path).table.others[:2] == ("0", "1")
+    assert len(read(path).table.others) == 1_000
+    path.write_bytes(pickle.dumps({**numbers, "w": torch.zeros(3)}))
+    assert [row.name for row in read(path).table] == ["w"]

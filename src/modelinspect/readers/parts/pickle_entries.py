@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from modelinspect.readers.parts.pickle_symbols import Call, Global, PickledDict, PickledSet
+from modelinspect.readers.parts.pickle_symbols import Call, Global, PersistentId, PickledDict, PickledSet
 
 __all__ = [
-    "CONTAINERS", "Spend", "call_entries", "columns", "is_collection", "is_mapping", "mapping", "members",
-    "plain_columns",
+    "CONTAINERS", "Spend", "call_entries", "columns", "is_collection", "is_mapping", "is_plain", "mapping",
+    "members", "plain_columns",
 ]  # fmt: skip
 
 Spend = Callable[[int], None]
@@ -25,8 +25,14 @@ MAX_LIST = 10_000
 """Entries of a list of state_dicts; a longer one is one section. Each number takes 60 bytes."""
 
 CONTAINERS = (PickledDict, list, tuple, PickledSet, Call)
+_HOLDERS = frozenset({*CONTAINERS, PersistentId})
 _SEQUENCES = frozenset({"list", "tuple", "set", "frozenset", "deque"})
 _MAPPINGS = frozenset({"OrderedDict", "defaultdict", "Counter", "dict"})
+
+
+def is_plain(symbol: Any) -> bool:
+    """Is it a dictionary of numbers and texts alone? There may be millions, and no tensor among them."""
+    return type(symbol) is PickledDict and _HOLDERS.isdisjoint(set(map(type, symbol.flat[1::2])))
 
 
 def columns(flat: list[Any]) -> tuple[list[str], list[Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from modelinspect.errors import visible
-from modelinspect.readers.parts.pickle_entries import is_mapping, plain_columns
+from modelinspect.readers.parts.pickle_entries import is_mapping, is_plain, plain_columns
 from modelinspect.readers.parts.pickle_symbols import Call, Global, Pickle, PickledDict
 from modelinspect.readers.parts.tensor_walk import TensorWalk
 from modelinspect.readers.parts.torch_objects import BARE, How, TensorReader
@@ -147,7 +147,7 @@ def role_of(label: str) -> Role | None:
 
 def _split(walk: TensorWalk, symbol: Any, path: tuple[str, ...]) -> list[_Part]:
     """Sections of a mapping or list whose keys carry roles; none where they do not."""
-    if len(path) > MAX_WRAPPERS or walk.module_state(symbol) is not None:
+    if len(path) > MAX_WRAPPERS or walk.module_state(symbol) is not None or is_plain(symbol):
         return []
     labels, values = plain_columns(symbol, walk.spend)
     if len(labels) < MAX_OPTIMIZER_KEYS and {"state", "param_groups"} <= set(labels):

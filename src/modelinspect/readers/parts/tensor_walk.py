@@ -19,6 +19,7 @@ from modelinspect.readers.parts.pickle_entries import (
     call_entries,
     columns,
     is_collection,
+    is_plain,
     mapping,
     members,
     plain_columns,
@@ -162,6 +163,8 @@ class TensorWalk:
             return symbol  # type: ignore[no-any-return]
         if kind is PickledDict:
             self.spend(len(symbol.flat))
+            if is_plain(symbol):
+                return ()
             return columns(symbol.flat)[1]
         self.spend(1)
         return self._values_of_object(symbol)
@@ -274,6 +277,8 @@ class _SectionWalk:
         walk = self.walk
         if walk.module_state(symbol) is not None:
             return ()
+        if is_plain(symbol):
+            symbol = PickledDict(symbol.flat[: 2 * MAX_OTHERS])
         labels, values = plain_columns(symbol, walk.spend)
         empty = (
             label if len(label) <= MAX_OTHER_NAME else f"{label[:MAX_OTHER_NAME]}..."
