@@ -10,8 +10,10 @@ it found new is kept under ``.cache/fuzz/TARGET``. ``--keep`` puts the shortest 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,8 @@ def main() -> None:
     asked = parser.parse_args()
     import atheris
 
-    with atheris.instrument_imports(include=["modelinspect"]):
+    # It says of every module that it instruments it.
+    with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["modelinspect"]):
         import fuzz_targets
 
         if asked.target not in fuzz_targets.TARGETS:
