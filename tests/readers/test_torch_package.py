@@ -58,6 +58,8 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nn.Module]:
     folder.mkdir()
     (folder / "packed_net.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(folder)
+    # torch's importer runs the module, too, as a file of the current folder.
+    monkeypatch.chdir(tmp_path)
     yield importlib.import_module("packed_net").Net()
     del sys.modules["packed_net"]
 
