@@ -43,7 +43,7 @@ weights and all of a class whose code is missing."""
 
 FREE_NAMES = 100_000
 """Names that any checkpoint may have ..."""
-BYTES_PER_NAME = 8
+BYTES_PER_NAME = 10
 """... and one more for so many bytes of its pickle. A tensor takes 50 or more, a second
 name of it 10."""
 FREE_STEPS = 1_000_000
