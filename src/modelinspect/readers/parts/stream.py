@@ -31,10 +31,10 @@ _copies: dict[str, int] = {}
 
 def as_file(path: str, objection: Callable[[bytes], str | None] | None = None) -> str:
     """
-    The path itself or, of a stream, that of a copy.
+    The path of a stream's copy; of standard input from a file, of that file.
 
     Args:
-        path: A target: a path, or ``-`` for standard input.
+        path: Of a named pipe, or ``-`` for standard input (``registry.is_stream`` tells).
         objection: Told the first bytes; a text says why the rest is not worth copying.
 
     Raises:
@@ -46,11 +46,6 @@ def as_file(path: str, objection: Callable[[bytes], str | None] | None = None) -
         return _named(_copies[path])
     if path == STANDARD_INPUT:
         return _standard_input(objection)
-    try:
-        if not stat.S_ISFIFO(os.stat(path).st_mode):
-            return path
-    except OSError:
-        return path  # whoever opens it has the better message
     # Without O_NONBLOCK this would wait for a writer, who may never come.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
